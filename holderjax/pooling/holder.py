@@ -1,0 +1,197 @@
+r"""Exact Hölder pooling of diagonal Gaussians (Hölder++, section 3.1).
+
+.. math:: q(z) = c \Big( \sum_j w_j\, q_j(z)^{\alpha} \Big)^{1/\alpha}, \qquad \alpha = 1/n
+
+The multinomial theorem turns the power into a Gaussian mixture with one component per multiset of
+n experts. Order n = 2 is the paper's symmetric pool: unimodal experts and pairwise geometric means,
+weighted by Bhattacharyya coefficients. Order 1 is the mixture of experts. Higher orders are ours;
+as n grows the pool approaches the normalised product of :math:`q_j^{w_j}`.
+"""
+
+from __future__ import annotations
+
+import operator
+from functools import lru_cache
+from itertools import combinations_with_replacement
+from math import factorial, prod
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from holderjax.pooling.gaussian import DiagGaussian, normalized_geometric_mean
+from holderjax.pooling.inputs import present_experts
+from holderjax.pooling.mixture import PooledPosterior, gather
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PRNGKeyArray
+
+
+def holder_pool(
+    experts: DiagGaussian, *, order: int = 2, weights: Any = None, mask: Any = None
+) -> PooledPosterior:
+    r"""The exact pool as a mixture with every component built.
+
+    For the multiset :math:`k` with :math:`k_j` copies of expert j the component is the geometric
+    mean :math:`\propto \prod_j q_j^{k_j/n}` and its weight is proportional to
+
+    .. math::
+      C_k = \frac{n!}{\prod_j k_j!} \prod_j w_j^{k_j} \int \prod_j q_j^{k_j/n}
+
+    At order 2 that is :math:`\pi_j \propto w_j^2` and :math:`\pi_{ij} \propto 2 w_i w_j S_{ij}`.
+
+    Args:
+      experts: Gaussians [M, ..., D].
+      order: n >= 1, with alpha = 1/n.
+      weights: [M] or [M, ...], non-negative; uniform if None.
+      mask: [M] or [M, ...] bool, True where the expert is present. Absent experts leave the sums.
+
+    Returns:
+      K = C(M + n - 1, n) components: first the M unimodal ones, then those of two distinct
+      experts, and so on, each group in lexicographic order: (0, 1), (0, 2), ... for order 2.
+
+    Raises:
+      ValueError: as `present_experts`, and for ``order`` below 1.
+    """
+    order = _check_order(order)
+    experts, log_weights, _ = present_experts(experts, weights, mask)
+    index, log_coefficient = _multisets(experts.mean.shape[0], order)
+    components, log_mass = normalized_geometric_mean(_factors(experts, index))
+    log_mass = _weighted(log_mass, log_weights, index, log_coefficient)
+    members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
+    return PooledPosterior(components, jax.nn.log_softmax(log_mass, axis=0), jnp.asarray(members))
+
+
+def holder_log_normalizer(
+    experts: DiagGaussian, *, order: int = 2, weights: Any = None, mask: Any = None
+) -> Float[Array, "..."]:
+    r"""log c, where :math:`c = 1 / \sum_k C_k` and the weights sum to one.
+
+    Memory is O(M D) per batch entry beside the K scalars :math:`C_k`.
+
+    Args:
+      experts: Gaussians [M, ..., D].
+      order: n >= 1, with alpha = 1/n.
+      weights: as in `holder_pool`.
+      mask: as in `holder_pool`.
+
+    Returns:
+      log c, [...], at least zero.
+    """
+    order = _check_order(order)
+    experts, log_weights, _ = present_experts(experts, weights, mask)
+    return -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
+
+
+def holder_log_prob(
+    experts: DiagGaussian,
+    z: Float[Array, "... D"],
+    *,
+    order: int = 2,
+    weights: Any = None,
+    mask: Any = None,
+) -> Float[Array, "..."]:
+    r"""log q(z) at O(M D) per point: no component is built.
+
+    .. math:: \log q(z) = \log c + n \log \sum_j \exp( \log w_j + \tfrac1n \log q_j(z) )
+
+    Args:
+      experts: Gaussians [M, ..., D].
+      z: points [..., D]; leading axes beyond the experts' batch are samples.
+      order: n >= 1, with alpha = 1/n.
+      weights: as in `holder_pool`.
+      mask: as in `holder_pool`.
+
+    Returns:
+      Log-densities, the broadcast of ``z``'s batch axes against the experts'.
+    """
+    order = _check_order(order)
+    experts, log_weights, _ = present_experts(experts, weights, mask)
+    powers = jax.vmap(lambda q, log_w: log_w + q.log_prob(z) / order)(experts, log_weights)
+    log_normalizer = -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
+    return log_normalizer + order * jax.nn.logsumexp(powers, axis=0)
+
+
+def holder_sample(
+    key: PRNGKeyArray,
+    experts: DiagGaussian,
+    shape: tuple[int, ...] = (),
+    *,
+    weights: Any = None,
+    mask: Any = None,
+) -> Float[Array, "... D"]:
+    """Draws from the pool of order 2, building only the components that are drawn.
+
+    Reparameterised given the component: gradients reach the experts through the draw, not through
+    the choice.
+
+    Args:
+      key: PRNG key.
+      experts: Gaussians [M, ..., D].
+      shape: sample axes.
+      weights: as in `holder_pool`.
+      mask: as in `holder_pool`.
+
+    Returns:
+      [*shape, ..., D].
+    """
+    experts, log_weights, _ = present_experts(experts, weights, mask)
+    batch = log_weights.shape[1:]
+    key_pair, key_noise = jax.random.split(key)
+    log_masses = _log_masses(experts, log_weights, 2)
+    drawn = jax.random.categorical(key_pair, log_masses, axis=0, shape=(*shape, *batch))
+    pairs = jnp.asarray(_multisets(experts.mean.shape[0], 2)[0])[drawn]
+    pair = [
+        jax.tree.map(lambda x, i=pairs[..., p]: gather(x, i, len(batch)), experts) for p in range(2)
+    ]
+    return normalized_geometric_mean(pair)[0].sample(key_noise)
+
+
+def _check_order(order: int) -> int:
+    try:
+        checked = operator.index(order)
+    except TypeError:
+        checked = 0
+    if checked < 1:
+        raise ValueError(f"order: expected an integer n >= 1 (alpha = 1/n), got {order!r}")
+    return checked
+
+
+@lru_cache
+def _multisets(num_experts: int, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every multiset of ``order`` experts as indices [K, n], and its log-multinomial [K]."""
+    multisets = sorted(
+        combinations_with_replacement(range(num_experts), order), key=lambda k: (len(set(k)), k)
+    )
+    counts = (prod(factorial(k.count(j)) for j in set(k)) for k in multisets)
+    log_coefficients = [np.log(factorial(order) // count) for count in counts]
+    return np.asarray(multisets), np.asarray(log_coefficients)
+
+
+def _factors(experts: DiagGaussian, index: Any) -> list[DiagGaussian]:
+    """The n experts of each multiset: ``index`` [..., n] to n times Gaussians [..., *batch, D]."""
+    return [jax.tree.map(lambda x, p=p: x[index[..., p]], experts) for p in range(index.shape[-1])]
+
+
+def _weighted(log_mass: Array, log_weights: Array, index: Any, log_coefficient: Any) -> Array:
+    """Multiply the integrals [K, ...] by the multinomial and the experts' weights."""
+    log_coefficient = jnp.asarray(log_coefficient, log_mass.dtype)
+    log_coefficient = log_coefficient.reshape(-1, *[1] * (log_mass.ndim - 1))
+    return log_mass + log_coefficient + log_weights[index].sum(axis=1)
+
+
+def _log_masses(
+    experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int
+) -> Float[Array, "K ..."]:
+    """log C_k for every multiset, M of them at a time: O(M D) memory, also in the gradient."""
+    index, log_coefficient = _multisets(experts.mean.shape[0], order)
+    if order == 1:  # the integrals of the experts themselves: no need to look at them
+        integrals = jnp.zeros_like(log_weights)
+    else:
+        integrals = jax.lax.map(
+            jax.checkpoint(lambda k: normalized_geometric_mean(_factors(experts, k))[1]),
+            jnp.asarray(index),
+            batch_size=experts.mean.shape[0],
+        )
+    return _weighted(integrals, log_weights, index, log_coefficient)

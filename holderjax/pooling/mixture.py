@@ -1,0 +1,84 @@
+"""Gaussian mixtures, and the one posterior type that every aggregator returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from holderjax.pooling.gaussian import DiagGaussian
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+
+def gather(stacked: Array, index: Int[Array, "..."], batch_ndim: int) -> Array:
+    """``stacked[index[b], b]`` for every batch index b, without touching the other entries.
+
+    Args:
+      stacked: [K, *batch, *rest].
+      index: [*samples, *batch], integers below K.
+      batch_ndim: the number of batch axes.
+
+    Returns:
+      [*samples, *batch, *rest].
+    """
+    batch_shape = stacked.shape[1 : 1 + batch_ndim]
+    grid = jnp.meshgrid(*(jnp.arange(n) for n in batch_shape), indexing="ij")
+    return stacked[(index, *grid)]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A batch of mixtures of K diagonal Gaussians, a pytree.
+
+    Attributes:
+      components: Gaussians with ``mean`` and ``log_var`` of shape [K, ..., D].
+      log_weights: normalised log-weights, [K, ...]; -inf removes a component.
+    """
+
+    components: DiagGaussian
+    log_weights: Float[Array, "K ..."]
+
+    def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
+        """log sum_k pi_k N(z; mean_k, variance_k); ``z`` broadcasts against the batch axes."""
+        weighted = jax.vmap(lambda component, log_weight: log_weight + component.log_prob(z))
+        return jax.nn.logsumexp(weighted(self.components, self.log_weights), axis=0)
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
+        """Draws, [*shape, ..., D]; reparameterised given the component."""
+        key_component, key_noise = jax.random.split(key)
+        batch_shape = self.log_weights.shape[1:]
+        index = jax.random.categorical(
+            key_component, self.log_weights, axis=0, shape=(*shape, *batch_shape)
+        )
+        chosen = jax.tree.map(lambda x: gather(x, index, len(batch_shape)), self.components)
+        return chosen.sample(key_noise)
+
+    def mean(self) -> Float[Array, "... D"]:
+        """sum_k pi_k mean_k, [..., D]."""
+        return jnp.sum(self._weights * self.components.mean, axis=0)
+
+    def variance(self) -> Float[Array, "... D"]:
+        """sum_k pi_k (variance_k + (mean_k - mean)^2), [..., D]."""
+        spread = jnp.square(self.components.mean - self.mean())
+        return jnp.sum(self._weights * (self.components.variance + spread), axis=0)
+
+    @property
+    def _weights(self) -> Float[Array, "K ... 1"]:
+        return jnp.exp(self.log_weights)[..., None]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PooledPosterior(GaussianMixture):
+    """A mixture whose components know the experts that they were made of.
+
+    Attributes:
+      members: [K, M] bool, ``members[k, j]`` where expert j takes part in component k.
+    """
+
+    members: Bool[Array, "K M"]
