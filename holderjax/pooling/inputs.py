@@ -1,4 +1,4 @@
-"""What every aggregator does first: check its arguments, and take absent experts out of the sums."""
+"""What every aggregator does first: check arguments, and take absent experts out of the sums."""
 
 from __future__ import annotations
 
