@@ -1,0 +1,18 @@
+"""Multimodal VAEs: one table of systems, one objective, pure functions of (params, batch, key)."""
+
+from holderjax.likelihoods import Bernoulli, Categorical, Gaussian, Laplace
+from holderjax.models.modality import Modality
+from holderjax.models.model import Model, build
+from holderjax.models.systems import SYSTEMS, System
+
+__all__ = [
+    "SYSTEMS",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Laplace",
+    "Modality",
+    "Model",
+    "System",
+    "build",
+]

@@ -1,0 +1,113 @@
+"""What a user says about one modality, and the networks that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from flax import nnx
+
+from holderjax.likelihoods import Laplace, Likelihood
+from holderjax.networks import ConditionalHead, GaussianHead, MlpDecoder, MlpEncoder
+from holderjax.pooling import DiagGaussian
+from holderjax.pooling.gaussian import standard_normal
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality of a model.
+
+    Attributes:
+      shape: of one example, as the batch holds it.
+      encoder: built as ``encoder(shape, rngs=rngs)``; see `holderjax.networks`.
+      decoder: built as ``decoder(in_features, param_shape, rngs=rngs)``.
+      likelihood: p(x | decoder output).
+      weight: multiplies the log-likelihood in the objective, as the field does to balance
+        modalities of different sizes.
+    """
+
+    shape: tuple[int, ...]
+    encoder: Callable[..., nnx.Module] = MlpEncoder
+    decoder: Callable[..., nnx.Module] = MlpDecoder
+    likelihood: Likelihood = Laplace()  # noqa: RUF009, a frozen row of settings
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(n, int) and n > 0 for n in self.shape):
+            raise ValueError(f"shape: expected positive integers, got {self.shape!r}")
+        if not self.weight > 0:
+            raise ValueError(f"weight: expected a positive number, got {self.weight!r}")
+
+
+class ModalityNetworks(nnx.Module):
+    """The encoders, the decoder and the auxiliary prior of one modality.
+
+    The shared and the private latents have an encoder each, as in MMVAE+: one trunk would let the
+    private latents shape the features that the shared ones read.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        latent_dim: int,
+        private_dim: int,
+        *,
+        hierarchical: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.private_dim = private_dim
+        self.encoder = modality.encoder(modality.shape, rngs=rngs)
+        self.head = GaussianHead(self.encoder.features, latent_dim, rngs=rngs)
+        self.decoder = modality.decoder(
+            latent_dim + private_dim, modality.likelihood.param_shape(modality.shape), rngs=rngs
+        )
+        if private_dim:
+            self.private_encoder = modality.encoder(modality.shape, rngs=rngs)
+            features = self.private_encoder.features
+            self.private_head: GaussianHead | ConditionalHead = (
+                ConditionalHead(features, latent_dim, private_dim, rngs=rngs)
+                if hierarchical
+                else GaussianHead(features, private_dim, rngs=rngs)
+            )
+            # log tau of the auxiliary prior r = N(0, diag tau^2) of shortcut avoidance.
+            self.log_auxiliary_scale = nnx.Param(jnp.zeros(private_dim))
+
+    def expert(self, x: Float[Array, "B *shape"]) -> DiagGaussian:
+        """q(z | x), [B, D]."""
+        return self.head(self.encoder(x))
+
+    def private_features(self, x: Float[Array, "B *shape"]) -> Float[Array, "B F"]:
+        """What the private head reads of x; computed once per input, not once per component."""
+        return self.private_encoder(x)
+
+    def private_posterior(
+        self, features: Float[Array, "B F"], z: Float[Array, "K B D"]
+    ) -> DiagGaussian:
+        """q(w | x), or q(w | x, z) in a hierarchical model: [K, B, P]."""
+        if isinstance(self.private_head, ConditionalHead):
+            return self.private_head(features, z)
+        q = self.private_head(features)
+        shape = (*z.shape[:-1], self.private_dim)
+        return DiagGaussian(jnp.broadcast_to(q.mean, shape), jnp.broadcast_to(q.log_var, shape))
+
+    def auxiliary_prior(self) -> DiagGaussian:
+        """r = N(0, diag tau^2), [P]: stands for the private posterior in cross-reconstruction."""
+        log_scale = self.log_auxiliary_scale[...]
+        return DiagGaussian(jnp.zeros_like(log_scale), 2 * log_scale)
+
+    def private_prior(self) -> DiagGaussian:
+        """p(w) = N(0, I), [P]."""
+        return standard_normal((self.private_dim,))
+
+    def decode(
+        self, z: Float[Array, "K B D"], w: Float[Array, "K B P"] | None
+    ) -> Float[Array, "K B *params"]:
+        """Likelihood parameters, computed on K*B rows at once."""
+        latents = z if w is None else jnp.concatenate([z, w], axis=-1)
+        params = self.decoder(latents.reshape(-1, latents.shape[-1]))
+        return params.reshape(*latents.shape[:-1], *params.shape[1:])

@@ -1,0 +1,298 @@
+"""A model: a row of the table with its modalities, as pure functions of (params, batch, key)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from holderjax.models.aggregators import AGGREGATORS, Aggregator
+from holderjax.models.modality import Modality, ModalityNetworks
+from holderjax.models.objective import Batch, Params, mask_absent, objective, pool
+from holderjax.models.systems import SYSTEMS, Kl, System
+from holderjax.naming import unknown
+from holderjax.pooling import PooledPosterior
+from holderjax.pooling.gaussian import standard_normal
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Pure functions of one multimodal VAE; make it with `build`.
+
+    Attributes:
+      system: the row of the table, with the options that `build` was given.
+      modalities: by name, in the order of every mask's last axis.
+      latent_dim: size D of the shared latent z.
+      private_dim: size P of each private latent w_n, 0 where the system has none.
+      components: the component budget C, or None for all K.
+    """
+
+    system: System
+    modalities: dict[str, Modality]
+    latent_dim: int
+    private_dim: int
+    components: int | None
+    _aggregator: Aggregator
+    _graph: Any
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Fresh parameters, nested dicts of arrays; ``jax.vmap(model.init)`` makes a population."""
+        return nnx.to_pure_dict(nnx.state(_networks(self, nnx.Rngs(key))))
+
+    def loss(
+        self, params: Params, batch: Batch, key: PRNGKeyArray, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+        """The negative bound: see `holderjax.models.objective`.
+
+        Args:
+          params: from `init`.
+          batch: arrays [B, *shape] by modality, and optionally ``mask`` [B, M] bool, True where a
+            modality is present.
+          key: a PRNG key, or one per example [B]; with the latter the loss of a batch is the mean
+            of the losses of its parts.
+          beta: weight of the KL terms, may be traced.
+
+        Returns:
+          The loss in nats, the mean over the batch, and the averages of its parts.
+
+        Raises:
+          ValueError: for a batch that lacks a modality or holds one of another shape.
+        """
+        size = self._check_batch(batch, tuple(self.modalities))
+        return objective(
+            self._merge(params),
+            self.modalities,
+            self._aggregator,
+            batch,
+            key if key.ndim else jax.random.split(key, size),
+            beta=beta,
+            kl=self.system.kl,
+            budget=self.components,
+        )
+
+    def encode(
+        self, params: Params, batch: Batch, mask: Bool[Array, "..."] | None = None
+    ) -> PooledPosterior:
+        """q(z | x_O) of the observed modalities.
+
+        Args:
+          params: from `init`.
+          batch: arrays [B, *shape] by modality; those that the mask leaves out may be missing.
+          mask: [M] or [B, M] bool, True where observed; all of them, or ``batch["mask"]``, if None.
+
+        Returns:
+          The posterior, components [K, B, D].
+        """
+        if mask is None:
+            mask = batch.get("mask", np.ones(len(self.modalities), bool))
+        observed = self._observe(batch, mask)
+        observed, present = mask_absent(self.modalities, observed)
+        return pool(self._merge(params), self._aggregator, observed, present)[1]
+
+    def generate(
+        self,
+        params: Params,
+        key: PRNGKeyArray,
+        batch: Batch,
+        observed: Sequence[str] | Bool[Array, "..."],
+        num_samples: int = 1,
+        unobserved_private: Literal["prior", "auxiliary"] = "prior",
+    ) -> dict[str, Float[Array, "S B *shape"]]:
+        """Every modality, given the observed ones (Hölder++, section 4; MMVAE+, section 3).
+
+        z comes from the pooled posterior of the observed modalities. The private latents of those
+        come from their posteriors, which makes their output a reconstruction.
+
+        Args:
+          params: from `init`.
+          key: PRNG key.
+          batch: arrays [B, *shape] by modality; unobserved ones are not read and may be missing.
+          observed: names, or a mask [M] or [B, M], which may be traced.
+          num_samples: S draws of the latents per example.
+          unobserved_private: what the other private latents are drawn from, p(w) or r.
+
+        Returns:
+          Means of the likelihoods by modality, [S, B, *shape].
+
+        Raises:
+          ValueError: for a name that is no modality, and for no observed modality.
+        """
+        batch = self._observe(batch, observed)
+        batch, present = mask_absent(self.modalities, batch)
+        networks = self._merge(params)
+        posterior = pool(networks, self._aggregator, batch, present)[1]
+        key_z, *keys = jax.random.split(key, 1 + len(self.modalities))
+        z = posterior.sample(key_z, (num_samples,))
+        samples = {}
+        for there, key_w, name in zip(present, keys, self.modalities, strict=True):
+            net, w = networks[name], None
+            if net.private_dim:
+                q = net.private_posterior(net.private_features(batch[name]), z)
+                other = (
+                    net.private_prior() if unobserved_private == "prior" else net.auxiliary_prior()
+                )
+                w = jax.tree.map(
+                    lambda a, b, there=there: jnp.where(there[:, None], a, b), q, other
+                ).sample(key_w)
+            samples[name] = self.modalities[name].likelihood.mean(net.decode(z, w))
+        return samples
+
+    def sample(
+        self, params: Params, key: PRNGKeyArray, num_samples: int
+    ) -> dict[str, Float[Array, "S *shape"]]:
+        """Every modality from the priors p(z) and p(w): means of the likelihoods, [S, *shape]."""
+        networks = self._merge(params)
+        key_z, *keys = jax.random.split(key, 1 + len(self.modalities))
+        z = standard_normal((1, num_samples, self.latent_dim)).sample(key_z)
+        samples = {}
+        for key_w, (name, modality) in zip(keys, self.modalities.items(), strict=True):
+            net = networks[name]
+            w = net.private_prior().sample(key_w, z.shape[:-1]) if net.private_dim else None
+            samples[name] = modality.likelihood.mean(net.decode(z, w))[0]
+        return samples
+
+    def _merge(self, params: Params) -> Any:
+        return nnx.merge(self._graph, params)
+
+    def _observe(self, batch: Batch, observed: Any) -> Batch:
+        """A batch with every modality and a mask [B, M], from names or a mask."""
+        names = tuple(self.modalities)
+        if not isinstance(observed, (jax.Array, np.ndarray)):
+            observed = (observed,) if isinstance(observed, str) else tuple(observed)
+            for name in observed:
+                if name not in names:
+                    raise unknown("modality", name, names)
+            if not observed:
+                raise ValueError(f"observed: expected at least one of {', '.join(names)}")
+            size = self._check_batch(batch, observed)
+            observed = np.isin(names, observed)
+        else:
+            size = self._check_batch(batch, [name for name in names if name in batch])
+            missing = [i for i, name in enumerate(names) if name not in batch]
+            if not isinstance(observed, jax.core.Tracer):
+                for i in missing:
+                    if np.asarray(observed)[..., i].any():
+                        raise ValueError(f"batch: modality {names[i]!r} is observed but not given")
+        full = {
+            name: batch[name] if name in batch else jnp.zeros((size, *modality.shape))
+            for name, modality in self.modalities.items()
+        }
+        return full | {"mask": jnp.broadcast_to(observed, (size, len(names)))}
+
+    def _check_batch(self, batch: Batch, names: Sequence[str]) -> int:
+        """The batch size B; ValueError where a modality is missing or has another shape."""
+        sizes = {}
+        for name in names:
+            if name not in batch:
+                raise ValueError(f"batch: modality {name!r} is missing; it has {sorted(batch)}")
+            shape, expected = jnp.shape(batch[name]), self.modalities[name].shape
+            if shape[1:] != expected or not shape:
+                raise ValueError(f"batch: {name!r} should be [B, *{expected}], got {shape}")
+            sizes[name] = shape[0]
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"batch: expected one batch size for all modalities, got {sizes}")
+        return next(iter(sizes.values()))
+
+
+def build(
+    system: str,
+    modalities: Mapping[str, Modality],
+    *,
+    latent_dim: int = 32,
+    private_dim: int = 32,
+    components: int | None = None,
+    order: int | None = None,
+    kl: Kl | None = None,
+) -> Model:
+    """A model of the named system.
+
+    Args:
+      system: a key of `SYSTEMS`.
+      modalities: by name; their order is that of every mask.
+      latent_dim: size of the shared latent z.
+      private_dim: size of each modality's private latent; unused by systems without.
+      components: component budget C >= 2: components drawn per example and step; all if None.
+      order: of the Hölder pool, instead of the row's.
+      kl: estimator of KL_z, instead of the row's.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: for an unknown system and for sizes or options out of range.
+    """
+    if system not in SYSTEMS:
+        raise unknown("system", system, SYSTEMS)
+    row = SYSTEMS[system]
+    given = {"order": order, "kl": kl}
+    row = replace(row, **{name: value for name, value in given.items() if value is not None})
+    _check_options(row, modalities, latent_dim, private_dim, components)
+    model = Model(
+        system=row,
+        modalities=dict(modalities),
+        latent_dim=latent_dim,
+        private_dim=0 if row.latents == "shared" else private_dim,
+        components=components,
+        _aggregator=AGGREGATORS[row.aggregator](order=row.order),
+        _graph=None,
+    )
+    abstract = nnx.eval_shape(lambda: _networks(model, nnx.Rngs(0)))
+    graph, state = nnx.split(abstract)
+    for path, variable in nnx.to_flat_state(state):
+        if not isinstance(variable, nnx.Param):
+            raise ValueError(
+                f"modalities: {'.'.join(map(str, path))} is a {type(variable).__name__}; networks "
+                "must be pure functions of nnx.Param, so use e.g. LayerNorm instead of BatchNorm"
+            )
+    return replace(model, _graph=graph)
+
+
+def _check_options(
+    row: System,
+    modalities: Mapping[str, Modality],
+    latent_dim: int,
+    private_dim: int,
+    components: int | None,
+) -> None:
+    if not modalities:
+        raise ValueError("modalities: expected at least one")
+    for name, modality in modalities.items():
+        if not isinstance(modality, Modality):
+            raise ValueError(f"modalities: {name!r} should be a Modality, got {modality!r}")
+    if "mask" in modalities:
+        raise ValueError("modalities: 'mask' is the batch's key for the mask; use another name")
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim: expected at least 1, got {latent_dim}")
+    if row.latents != "shared" and private_dim < 1:
+        raise ValueError(f"private_dim: expected at least 1 for this system, got {private_dim}")
+    if components is not None and components < 2:
+        raise ValueError(
+            f"components: the unbiased estimator needs at least 2 draws, got {components}"
+        )
+    if row.order < 1:
+        raise ValueError(f"order: expected an integer n >= 1, got {row.order}")
+    if row.kl not in ("mixture", "components"):
+        raise unknown("KL estimator", row.kl, ("mixture", "components"))
+
+
+def _networks(model: Model, rngs: nnx.Rngs) -> nnx.Dict:
+    return nnx.Dict(
+        {
+            name: ModalityNetworks(
+                modality,
+                model.latent_dim,
+                model.private_dim,
+                hierarchical=model.system.latents == "hierarchical",
+                rngs=rngs,
+            )
+            for name, modality in model.modalities.items()
+        }
+    )

@@ -1,0 +1,29 @@
+"""Encoders and decoders as Flax NNX modules, and the heads that make Gaussians of features.
+
+An encoder is built as ``Encoder(shape, rngs=rngs)``, maps [B, *shape] to [B, features] and tells
+``features``. A decoder is built as ``Decoder(in_features, shape, rngs=rngs)`` and maps
+[B, in_features] to [B, *shape]. Bring your own by writing two such classes.
+"""
+
+from holderjax.networks.conv import ConvDecoder, ConvEncoder
+from holderjax.networks.heads import ConditionalHead, GaussianHead
+from holderjax.networks.mlp import MlpDecoder, MlpEncoder
+from holderjax.networks.residual import ResidualDecoder, ResidualEncoder
+
+NETWORKS = {
+    "mlp": (MlpEncoder, MlpDecoder),
+    "conv": (ConvEncoder, ConvDecoder),
+    "resnet": (ResidualEncoder, ResidualDecoder),
+}
+
+__all__ = [
+    "NETWORKS",
+    "ConditionalHead",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GaussianHead",
+    "MlpDecoder",
+    "MlpEncoder",
+    "ResidualDecoder",
+    "ResidualEncoder",
+]

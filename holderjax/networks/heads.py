@@ -1,0 +1,44 @@
+"""Heads: from an encoder's features to a diagonal Gaussian."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from holderjax.pooling import DiagGaussian
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+class GaussianHead(nnx.Module):
+    """q(z | x): one linear layer from features [..., F] to mean and log-variance [..., D]."""
+
+    def __init__(self, features: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(features, 2 * dim, rngs=rngs)
+
+    def __call__(self, features: Float[Array, "... F"]) -> DiagGaussian:
+        # Pooling is done in float32, whatever the networks run in.
+        mean, log_var = jnp.split(self.linear(features).astype(jnp.float32), 2, axis=-1)
+        return DiagGaussian(mean, log_var)
+
+
+class ConditionalHead(nnx.Module):
+    """q(w | x, z), the top-down private posterior of Hölder++ (section 3.3).
+
+    A hidden layer mixes features and z; its half that reads the features has no component axis, so
+    it is computed once per input: features [B, F] and z [K, B, D] give a Gaussian [K, B, P].
+    """
+
+    def __init__(
+        self, features: int, context: int, dim: int, *, hidden: int = 256, rngs: nnx.Rngs
+    ) -> None:
+        self.features = nnx.Linear(features, hidden, rngs=rngs)
+        self.context = nnx.Linear(context, hidden, use_bias=False, rngs=rngs)
+        self.output = GaussianHead(hidden, dim, rngs=rngs)
+
+    def __call__(self, features: Float[Array, "B F"], z: Float[Array, "K B D"]) -> DiagGaussian:
+        return self.output(jax.nn.relu(self.features(features) + self.context(z)))
