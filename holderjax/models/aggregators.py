@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from holderjax.pooling import DiagGaussian, PooledPosterior, holder_log_prob, holder_pool
+from holderjax.pooling import PooledPosterior, holder_log_prob, holder_pool
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Float
 
 
 class Aggregator(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -32,8 +32,8 @@ class Modality:
     """
 
     shape: tuple[int, ...]
-    encoder: Callable[..., nnx.Module] = MlpEncoder
-    decoder: Callable[..., nnx.Module] = MlpDecoder
+    encoder: Callable[..., Any] = MlpEncoder
+    decoder: Callable[..., Any] = MlpDecoder
     likelihood: Likelihood = Laplace()  # noqa: RUF009, a frozen row of settings
     weight: float = 1.0
 

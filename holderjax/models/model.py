@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -232,7 +232,7 @@ def build(
     if system not in SYSTEMS:
         raise unknown("system", system, SYSTEMS)
     row = SYSTEMS[system]
-    given = {"order": order, "kl": kl}
+    given: dict[str, Any] = {"order": order, "kl": kl}
     row = replace(row, **{name: value for name, value in given.items() if value is not None})
     _check_options(row, modalities, latent_dim, private_dim, components)
     model = Model(

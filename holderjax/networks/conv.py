@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import jax
@@ -57,7 +58,7 @@ class ConvDecoder(nnx.Module):
         self.width = widths[-1]
         self.input = nnx.Linear(in_features, self.sizes[0] ** 2 * self.width, rngs=rngs)
         channels = (*reversed(widths), shape[-1])
-        pairs = zip(channels[:-1], channels[1:], strict=True)
+        pairs = pairwise(channels)
         self.layers = nnx.Dict(
             {
                 f"conv{i}": nnx.ConvTranspose(m, n, (3, 3), strides=2, padding="SAME", rngs=rngs)

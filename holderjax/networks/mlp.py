@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -50,5 +51,5 @@ class MlpDecoder(nnx.Module):
 
 
 def _layers(sizes: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Dict:
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    pairs = pairwise(sizes)
     return nnx.Dict({f"hidden{i}": nnx.Linear(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)})
