@@ -1,0 +1,217 @@
+"""Checkpoints by Orbax, with a digest that tells a whole one from a damaged one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from holderjax.training.metrics import flatten
+
+logger = logging.getLogger(__name__)
+
+Which = Literal["last", "best"]
+DAMAGED = ".damaged"
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read, or does not hold what was written."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, numbered by step: the latest few and the best by held-out loss.
+
+    Writing is asynchronous and atomic. Every checkpoint carries the SHA-256 of its arrays and of
+    its metadata, so that a damaged one is never taken for a whole one.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        """Open the checkpoints of a folder.
+
+        Args:
+          folder: that holds them.
+          keep: how many of the latest to keep besides the best; None only reads.
+        """
+        self.folder = folder.absolute()
+        self._writes = keep is not None
+        found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=self._writes,
+                cleanup_tmp_directories=self._writes,
+                preservation_policy=AnyPreservationPolicy(
+                    [
+                        LatestN(keep),
+                        BestN(get_metric_fn=lambda m: m["test_loss"], reverse=True, n=1),
+                    ]
+                ),
+            ),
+        )
+        for name in sorted(found - {str(step) for step in self.steps()}):
+            if DAMAGED not in name:
+                logger.warning("skipped a checkpoint that was cut short: %s", self.folder / name)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged ones as well, in ascending order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: Any, step: int, test_loss: float, facts: Mapping[str, Any]) -> None:
+        """Begin to write a checkpoint; it appears in the folder once it is whole.
+
+        Args:
+          state: a pytree of arrays on the host, which the caller will not change.
+          step: of the state.
+          test_loss: the held-out loss, which decides which checkpoint is the best.
+          facts: JSON values that `restore` compares with its own.
+        """
+        metadata = {
+            "step": step,
+            "test_loss": test_loss,
+            "facts": dict(facts),
+            "leaves": _describe(state),
+            "state_sha256": state_digest(state),
+        }
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                metadata=ocp.args.JsonSave(metadata | {"sha256": _json_digest(metadata)}),
+            ),
+            metrics={"test_loss": test_loss},
+        )
+
+    def wait(self) -> None:
+        """Return once everything begun is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(
+        self, template: Any, which: Which = "last", facts: Mapping[str, Any] | None = None
+    ) -> tuple[Any, int]:
+        """The newest or the best whole checkpoint; damaged ones are skipped with a warning.
+
+        Args:
+          template: a pytree of arrays or `jax.ShapeDtypeStruct`, as saved.
+          which: the newest, or the one of the lowest held-out loss.
+          facts: what the checkpoint should have been saved with.
+
+        Returns:
+          The state as NumPy arrays, bit for bit as saved, and its step.
+
+        Raises:
+          FileNotFoundError: if there is no checkpoint, or no whole one.
+          ValueError: if the checkpoint is whole but of another model.
+        """
+        skipped: list[int] = []
+        for step in self._candidates(which, skipped):
+            try:
+                metadata = self._metadata(step)
+                self._check_compatible(step, metadata, template, facts or {})
+                state = self._state(step, metadata, template)
+            except DamagedCheckpoint as damage:
+                logger.warning("skipped the damaged checkpoint %s: %s", self.path(step), damage)
+                skipped.append(step)
+                continue
+            if self._writes:
+                self._set_aside(skipped)
+            return state, step
+        damaged = f"; damaged: {', '.join(map(str, sorted(skipped)))}" if skipped else ""
+        raise FileNotFoundError(f"no whole checkpoint in {self.folder}{damaged}")
+
+    def _candidates(self, which: Which, skipped: list[int]) -> list[int]:
+        if which not in ("last", "best"):
+            raise ValueError(f"checkpoint: expected 'last' or 'best', got {which!r}")
+        if which == "last":
+            return self.steps()[::-1]
+        losses = {}
+        for step in self.steps():
+            try:
+                losses[step] = self._metadata(step)["test_loss"]
+            except DamagedCheckpoint as damage:
+                logger.warning("skipped the damaged checkpoint %s: %s", self.path(step), damage)
+                skipped.append(step)
+        return sorted(losses, key=lambda step: losses[step])
+
+    def _metadata(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        metadata = self._read(step, args)["metadata"]
+        digest = metadata.pop("sha256", None) if isinstance(metadata, dict) else None
+        if digest != _json_digest(metadata):
+            raise DamagedCheckpoint("its metadata is not what was written")
+        return metadata
+
+    def _state(self, step: int, metadata: dict[str, Any], template: Any) -> Any:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        state = jax.tree.map(np.asarray, self._read(step, args)["state"])
+        if state_digest(state) != metadata["state_sha256"]:
+            raise DamagedCheckpoint("its arrays are not what was written")
+        return state
+
+    def _read(self, step: int, args: ocp.args.Composite) -> Any:
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:  # a missing, short or altered file raises almost anything
+            reason = str(error).strip().split("\n")[0][:200]
+            raise DamagedCheckpoint(f"{type(error).__name__}: {reason}") from error
+
+    def _check_compatible(
+        self, step: int, metadata: dict[str, Any], template: Any, facts: Mapping[str, Any]
+    ) -> None:
+        for kind, written, expected in (
+            ("", metadata["facts"], facts),
+            ("array ", metadata["leaves"], _describe(template)),
+        ):
+            for name in [*expected, *written]:
+                was, now = written.get(name), expected.get(name)
+                if was != now:
+                    raise ValueError(
+                        f"{self.path(step)} is a checkpoint of another model: "
+                        f"{kind}{name} was {was!r} and should be {now!r}"
+                    )
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Rename damaged checkpoints, so that the resumed run can write theirs anew."""
+        for step in steps:
+            aside = self.folder / f"{step}{DAMAGED}"
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}{DAMAGED}")
+            self.path(step).rename(aside)
+        if steps:
+            self._manager.reload()
+
+
+def state_digest(state: Any) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all arrays of a pytree."""
+    digest = hashlib.sha256()
+    for name, leaf in flatten(state).items():
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _json_digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    return {
+        name: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}" for name, leaf in flatten(tree).items()
+    }

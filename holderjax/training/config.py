@@ -1,0 +1,205 @@
+"""The settings of a run: typed, frozen, checked, and written into the run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from holderjax import data, models
+from holderjax.likelihoods import Laplace
+from holderjax.naming import unknown
+from holderjax.networks import NETWORKS
+from holderjax.training.files import write_atomically
+
+# Where each path-valued setting goes in `data.load`, and the data sets that take it.
+DATA_PATHS = {"polymnist": "root", "mnist": "mnist", "backgrounds": "backgrounds"}
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run, and where its folder is."""
+
+    out: Path
+    """The run folder to make."""
+    system: str = "holder++"
+    """Which VAE: a name that `holderjax systems` lists."""
+    data: str = "digits"
+    """Which data: a name that `holderjax data list` lists."""
+    steps: int = 2000
+    """Optimiser steps in all."""
+    beta: float = 1.0
+    """Weight of the KL terms."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data and the latents drawn."""
+    batch_size: int = 64
+    """Examples a step, over all devices together."""
+    latent_dim: int = 16
+    """Size of the shared latent z."""
+    private_dim: int = 16
+    """Size of each modality's private latent w; unused by systems without."""
+    network: str = "mlp"
+    """Encoders and decoders: mlp, conv or resnet."""
+    order: int | None = None
+    """Order n of the Hölder pool, alpha = 1/n; the system's own if not given."""
+    kl: Literal["mixture", "components"] | None = None
+    """Estimator of the KL of z; the system's own if not given."""
+    components: int | None = None
+    """Component budget: components drawn per example and step; all of them if not given."""
+    learning_rate: float = 1e-3
+    """Of Adam, after the warm-up."""
+    amsgrad: bool = False
+    """Adam's second moments never shrink (AMSGrad)."""
+    warmup: int = 0
+    """Steps over which the learning rate grows linearly."""
+    clip: float | None = None
+    """Largest global norm of the gradient; longer ones are scaled down to it."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up; cosine reaches zero at the last step."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, a multiple of --log-every."""
+    keep: int = 3
+    """Latest checkpoints to keep, besides the best."""
+    log_every: int = 50
+    """Steps between lines of metrics, all of them one dispatch to the device."""
+    resume: bool = False
+    """Go on from the newest whole checkpoint in the folder, or begin if it has none."""
+    devices: int | None = None
+    """How many of the local devices share a batch; all of them if not given."""
+    mnist: Path | None = None
+    """Folder of the MNIST files, for building polymnist."""
+    backgrounds: Path | None = None
+    """Folder of the background pictures, for building polymnist."""
+    polymnist: Path | None = None
+    """Folder of the official PolyMNIST tree, instead of building it."""
+
+    def validate(self) -> None:
+        """Check every setting that can be checked without the data.
+
+        Raises:
+          ValueError: naming the setting, its value and what was expected.
+        """
+        for kind, name, known in (
+            ("system", self.system, models.SYSTEMS),
+            ("data", self.data, data.DATASETS),
+            ("network", self.network, NETWORKS),
+            ("KL estimator", self.kl or "mixture", ("mixture", "components")),
+            ("decay", self.decay, ("constant", "cosine")),
+        ):
+            if name not in known:
+                raise unknown(kind, name, known)
+        for name in (
+            *("steps", "batch_size", "latent_dim", "private_dim", "order"),
+            *("checkpoint_every", "keep", "log_every", "devices"),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.components is not None and self.components < 2:
+            raise ValueError(f"components: expected at least 2 draws, got {self.components}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: expected 0 <= seed < 2**32, got {self.seed}")
+        if not (math.isfinite(self.beta) and self.beta >= 0):
+            raise ValueError(f"beta: expected a finite number, zero or more, got {self.beta}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate: expected above zero, got {self.learning_rate}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip: expected a norm above zero, got {self.clip}")
+        self._validate_steps()
+        self._validate_paths()
+
+    def _validate_steps(self) -> None:
+        if self.warmup < 0:
+            raise ValueError(f"warmup: expected zero or more steps, got {self.warmup}")
+        if self.decay == "cosine" and self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup: cosine decay needs fewer than steps={self.steps}, got {self.warmup}"
+            )
+        if self.checkpoint_every % self.log_every:
+            near = max(1, round(self.checkpoint_every / self.log_every)) * self.log_every
+            raise ValueError(
+                f"checkpoint_every: expected a multiple of log_every={self.log_every}, "
+                f"got {self.checkpoint_every}; try {near}"
+            )
+
+    def _validate_paths(self) -> None:
+        given = [name for name in DATA_PATHS if getattr(self, name) is not None]
+        if self.data != "polymnist" and given:
+            raise ValueError(f"{given[0]}: only the data 'polymnist' takes it, not {self.data!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, paths made absolute so that they hold from any working directory."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: str(value.expanduser().absolute()) if isinstance(value, Path) else value
+            for name, value in values.items()
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` into the folder, atomically."""
+        write_atomically(folder / CONFIG_FILE, json.dumps(self.to_json(), indent=2) + "\n")
+
+
+def load_config(folder: Path) -> TrainConfig:
+    """The config that a run folder holds.
+
+    Raises:
+      FileNotFoundError: if the folder holds no ``config.json``.
+      ValueError: if that is no JSON object, or has a setting that this version does not know.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} should hold a JSON object, got {type(values).__name__}")
+    known = [field.name for field in fields(TrainConfig)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{path}: {unknown('setting', name, known)}")
+    # The folder may have been moved since it was written.
+    values["out"] = folder
+    for name in DATA_PATHS:
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return TrainConfig(**values)
+
+
+def load_dataset(config: TrainConfig) -> data.Dataset:
+    """The data that the config names, from the paths that it names."""
+    given = {key: getattr(config, name) for name, key in DATA_PATHS.items()}
+    options = {key: path.expanduser() for key, path in given.items() if path is not None}
+    return data.load(config.data, **options)
+
+
+def build_model(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> models.Model:
+    """The model that the config names, for image modalities of the given shapes.
+
+    Args:
+      config: of the run.
+      shapes: of one example of each modality, as `data.Dataset.modalities` has them.
+
+    Returns:
+      The model; every modality has the same kind of network and the Laplace(0.75) likelihood.
+    """
+    encoder, decoder = NETWORKS[config.network]
+    modalities = {
+        name: models.Modality(tuple(shape), encoder, decoder, Laplace(0.75))
+        for name, shape in shapes.items()
+    }
+    return models.build(
+        config.system,
+        modalities,
+        latent_dim=config.latent_dim,
+        private_dim=config.private_dim,
+        components=config.components,
+        order=config.order,
+        kl=config.kl,
+    )
