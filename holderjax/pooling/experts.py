@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holderjax.pooling.gaussian import DiagGaussian
-from holderjax.pooling.inputs import check_experts, present_experts
+from holderjax.pooling.inputs import checked_experts, checked_mask, present_experts
 from holderjax.pooling.mixture import PooledPosterior
 
 if TYPE_CHECKING:
@@ -32,16 +32,15 @@ def product_of_experts(
     Returns:
       One component, K = 1, whose members are all M experts.
     """
-    check_experts(experts)
-    num_experts = experts.mean.shape[0]
+    experts = checked_experts(experts)
+    num_experts, *shape = experts.mean.shape
     if prior is not None:
-        shape = (1, *experts.mean.shape[1:])
-        experts = jax.tree.map(
-            lambda x, p: jnp.concatenate([x, jnp.broadcast_to(p, shape)]), experts, prior
-        )
         if mask is not None:
-            mask = jnp.asarray(mask)
+            mask = checked_mask(mask, experts.mean.shape[:-1])
             mask = jnp.concatenate([mask, jnp.ones_like(mask[:1])])
+        experts = jax.tree.map(
+            lambda x, p: jnp.concatenate([x, jnp.broadcast_to(p, (1, *shape))]), experts, prior
+        )
     experts, _, present = present_experts(experts, None, mask)
     product = jax.tree.map(lambda x: x[None], _product(experts, present))
     log_weights = jnp.zeros(product.mean.shape[:-1], product.mean.dtype)

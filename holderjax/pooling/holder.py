@@ -166,7 +166,8 @@ def _multisets(num_experts: int, order: int) -> tuple[np.ndarray, np.ndarray]:
     )
     counts = (prod(factorial(k.count(j)) for j in set(k)) for k in multisets)
     log_coefficients = [np.log(factorial(order) // count) for count in counts]
-    return np.asarray(multisets), np.asarray(log_coefficients)
+    # int32 in both modes: JAX takes an int64 array, used again, for what x64 made of it first.
+    return np.asarray(multisets, np.int32), np.asarray(log_coefficients)
 
 
 def _factors(experts: DiagGaussian, index: Any) -> list[DiagGaussian]:

@@ -14,30 +14,35 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-def check_experts(experts: DiagGaussian) -> None:
-    """Raise ValueError unless ``mean`` and ``log_var`` are [M, ..., D] with M, D >= 1."""
-    mean, log_var = experts.mean.shape, experts.log_var.shape
+def checked_experts(experts: DiagGaussian) -> DiagGaussian:
+    """The experts in float32 or wider; ValueError unless they are [M, ..., D] with M, D >= 1."""
+    mean, log_var = jnp.shape(experts.mean), jnp.shape(experts.log_var)
     if mean != log_var:
         raise ValueError(f"experts: mean has shape {mean} but log_var has shape {log_var}")
     if len(mean) < 2 or mean[0] < 1 or mean[-1] < 1:
         raise ValueError(f"experts: expected the shape [M, ..., D] with M, D >= 1, got {mean}")
+    dtype = jnp.result_type(experts.mean, experts.log_var, jnp.float32)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), experts)
 
 
-def _per_expert(name: str, value: Any, batch: tuple[int, ...]) -> Array:
+def checked_mask(mask: Any, batch: tuple[int, ...]) -> Bool[Array, "M ..."]:
+    """The mask broadcast to ``batch`` = [M, ...]; ValueError unless it is boolean and fits."""
+    mask = jnp.asarray(mask)
+    if mask.dtype != bool:
+        raise ValueError(f"mask: expected booleans, got {mask.dtype}")
+    return _per_expert("mask", mask, batch)
+
+
+def _per_expert(name: str, value: Array, batch: tuple[int, ...]) -> Array:
     """``value`` of shape [M] or [M, ...], broadcast to ``batch`` = [M, ...]."""
-    value = jnp.asarray(value)
-    trailing = (1,) * (len(batch) - 1) if value.ndim == 1 else ()
-    shaped = value.reshape(value.shape + trailing)
-    if value.ndim not in (1, len(batch)) or any(
-        n not in (1, b) for n, b in zip(shaped.shape[1:], batch[1:], strict=True)
-    ):
-        raise ValueError(f"{name}: expected the shape {batch[:1]} or {batch}, got {value.shape}")
-    if value.shape[0] != batch[0]:
-        raise ValueError(
-            f"{name}: expected one entry for each of {batch[0]} experts, "
-            f"got the shape {value.shape}"
-        )
-    return jnp.broadcast_to(shaped, batch)
+    shape = value.shape + (1,) * (len(batch) - 1) if value.ndim == 1 else value.shape
+    fits = len(shape) == len(batch) and all(
+        n in (1, b) for n, b in zip(shape[1:], batch[1:], strict=True)
+    )
+    if not fits or shape[0] != batch[0]:
+        expected = " or ".join(map(str, dict.fromkeys((batch[:1], batch))))
+        raise ValueError(f"{name}: expected the shape {expected}, got {value.shape}")
+    return jnp.broadcast_to(value.reshape(shape), batch)
 
 
 def _known(value: Array) -> np.ndarray | None:
@@ -52,7 +57,8 @@ def present_experts(
 
     Absent experts (masked, or of weight zero) get the log-weight -inf and become N(0, I), so that
     whatever they held (NaN as well) reaches neither values nor gradients. Where a traced mask
-    leaves no expert at all, expert 0 stands for the prior N(0, I) with weight one.
+    leaves no expert at all, expert 0 stands for the prior N(0, I) with weight one. Traced weights
+    cannot be refused: negative ones come out as NaN.
 
     Args:
       experts: [M, ..., D].
@@ -60,13 +66,13 @@ def present_experts(
       mask: [M] or [M, ...] bool, True where the expert is present.
 
     Returns:
-      The experts [M, ..., D], log-weights [M, ...] and presence [M, ...].
+      The experts [M, ..., D] in float32 or wider, log-weights [M, ...] and presence [M, ...].
 
     Raises:
       ValueError: for shapes that do not match; for weights that are negative, not finite or all
         zero, and for a mask with no expert, where their values are known.
     """
-    check_experts(experts)
+    experts = checked_experts(experts)
     batch = experts.mean.shape[:-1]
     dtype = experts.mean.dtype
     if weights is None and mask is None:
@@ -75,12 +81,9 @@ def present_experts(
 
     present = jnp.ones(batch, bool)
     if mask is not None:
-        mask = jnp.asarray(mask)
-        if mask.dtype != bool:
-            raise ValueError(f"mask: expected booleans, got {mask.dtype}")
-        present = _per_expert("mask", mask, batch)
-        if (known := _known(mask)) is not None and not known.any(axis=0).all():
-            raise ValueError(f"mask: no expert is present in {known.tolist()}")
+        present = checked_mask(mask, batch)
+        if (known := _known(present)) is not None and not known.any(axis=0).all():
+            raise ValueError(f"mask: no expert is present in {np.asarray(mask).tolist()}")
     raw = jnp.ones(batch, dtype)
     if weights is not None:
         raw = _per_expert("weights", jnp.asarray(weights, dtype), batch)
@@ -91,7 +94,7 @@ def present_experts(
             there = _known(present)
             if there is not None and not (there & (known > 0)).any(axis=0).all():
                 raise ValueError(f"weights: no present expert has a positive weight in {values}")
-        present = present & (raw > 0)
+        present = present & (raw != 0)
 
     # Nothing left: expert 0 becomes the prior. Only a traced mask or weights can bring us there.
     fallback = ~present.any(axis=0) & (jnp.arange(batch[0]) == 0).reshape(

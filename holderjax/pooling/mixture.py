@@ -60,7 +60,10 @@ class GaussianMixture:
 
     def mean(self) -> Float[Array, "... D"]:
         """sum_k pi_k mean_k, [..., D]."""
-        return jnp.sum(self._weights * self.components.mean, axis=0)
+        mean = jnp.sum(self._weights * self.components.mean, axis=0)
+        # A second pass over what the first one rounded off: components far from the origin and
+        # close to each other would otherwise gain its square as variance.
+        return mean + jnp.sum(self._weights * (self.components.mean - mean), axis=0)
 
     def variance(self) -> Float[Array, "... D"]:
         """sum_k pi_k (variance_k + (mean_k - mean)^2), [..., D]."""

@@ -1,0 +1,85 @@
+"""What the pooling tests share: random experts, every aggregator, and brute force on a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations_with_replacement
+from math import factorial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from holderjax.pooling import (
+    DiagGaussian,
+    PooledPosterior,
+    hellinger,
+    holder_pool,
+    mixture_of_experts,
+    mixture_of_hellinger,
+    mixture_of_products,
+    product_of_experts,
+)
+
+# Every M of 1..8 and every D of 1..16, both corners among them.
+SHAPES = [(1, 1), (8, 16), *((5 * d % 8 + 1, d) for d in range(1, 17))]
+
+
+def product_with_prior(experts: DiagGaussian, **options: object) -> PooledPosterior:
+    prior = DiagGaussian(
+        jnp.full(experts.mean.shape[-1], 0.5), jnp.full(experts.mean.shape[-1], 1.0)
+    )
+    return product_of_experts(experts, prior=prior, **options)
+
+
+WEIGHTED: dict[str, Callable[..., PooledPosterior]] = {
+    "mixture of experts": mixture_of_experts,
+    "holder 1": partial(holder_pool, order=1),
+    "holder 2": holder_pool,
+    "holder 3": partial(holder_pool, order=3),
+    "hellinger": hellinger,
+}
+SUBSETS = {
+    "mixture of products": mixture_of_products,
+    "mixture of hellinger": mixture_of_hellinger,
+}
+AGGREGATORS = {
+    "product": product_of_experts,
+    "product with prior": product_with_prior,
+    **SUBSETS,
+    **WEIGHTED,
+}
+
+
+def random_experts(seed: int, *shape: int, dtype: type = np.float32) -> DiagGaussian:
+    """Overlapping experts: means of spread 2, standard deviations from about 0.4 to 2.7."""
+    rng = np.random.default_rng(seed)
+    mean, log_var = rng.normal(0, 2, shape), rng.uniform(-2, 2, shape)
+    return DiagGaussian(jnp.asarray(mean, dtype), jnp.asarray(log_var, dtype))
+
+
+def take(experts: DiagGaussian, index: object) -> DiagGaussian:
+    """Index both arrays of the experts."""
+    return jax.tree.map(lambda x: x[index], experts)
+
+
+def multisets(num_experts: int, order: int) -> Iterator[tuple[list[int], float]]:
+    """Copies k_j of each expert, and the multinomial coefficient n! / prod k_j!."""
+    for chosen in combinations_with_replacement(range(num_experts), order):
+        copies = [chosen.count(j) for j in range(num_experts)]
+        yield copies, factorial(order) / np.prod([float(factorial(k)) for k in copies])
+
+
+GRID = np.linspace(-50.0, 50.0, 20001)
+
+
+def integrate(values: np.ndarray) -> np.ndarray:
+    """The integral over the last axis, GRID: the trapezoid is exact to rounding for these."""
+    return np.trapezoid(values, GRID, axis=-1)
+
+
+def densities(experts: DiagGaussian) -> np.ndarray:
+    """N(GRID; mean, variance) for one-dimensional experts [M, 1], in float64: [M, points]."""
+    mean, variance = np.float64(experts.mean), np.exp(np.float64(experts.log_var))
+    return np.exp(-np.square(GRID - mean) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
