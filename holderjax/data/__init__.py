@@ -2,6 +2,7 @@
 
 from holderjax.data.cache import cache_dir
 from holderjax.data.dataset import Dataset, Split
+from holderjax.data.picture import show
 from holderjax.data.pipeline import epoch_indices, to_float
 from holderjax.data.registry import DATASETS, DatasetInfo, load
 
@@ -13,5 +14,6 @@ __all__ = [
     "cache_dir",
     "epoch_indices",
     "load",
+    "show",
     "to_float",
 ]

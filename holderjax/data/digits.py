@@ -43,15 +43,17 @@ def load(seed: int = 0) -> Dataset:
 def source_digits() -> tuple[Bool[np.ndarray, "1797 16 16"], Int[np.ndarray, "1797"]]:
     """Ink and label of every source digit.
 
-    Enlarged by cubic splines, outside taken as empty, then cut at half of the full ink: smooth
-    strokes, as informative to a classifier as the grey 8x8 originals but for about 1%.
+    Enlarged by cubic splines, outside taken as empty, then cut. The cut is higher where there is
+    much ink around, lower where there is little: it opens the holes of heavy sixes and closes the
+    rings of faint zeros, both of which one cut for all, at half the ink, gets wrong.
     """
-    from scipy.ndimage import zoom
+    from scipy.ndimage import gaussian_filter, zoom
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     ink = zoom(digits.images / 16, (1, 2, 2), order=3, mode="grid-constant", grid_mode=True)
-    return ink > 0.5, digits.target.astype(np.int32)
+    around = gaussian_filter(ink, (0, 2, 2), mode="constant")
+    return ink > 0.25 + 0.7 * around, digits.target.astype(np.int32)
 
 
 def split_sources(

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from holderjax.data import digits
+from holderjax.data import digits, polymnist
 from holderjax.data.dataset import Dataset
 from holderjax.naming import unknown
 
@@ -40,6 +40,14 @@ DATASETS = {
             "m0..m4: 16x16x3",
             "nothing: scikit-learn and scikit-image hold it",
             digits.load,
+        ),
+        DatasetInfo(
+            "polymnist",
+            "MNIST over five pictures (60,000 train, 10,000 test)",
+            "m0..m4: 28x28x3",
+            "root: the official tree of PNGs; or mnist: the four IDX files, "
+            "and backgrounds: a folder of pictures",
+            polymnist.load,
         ),
     )
 }
