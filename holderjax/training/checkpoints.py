@@ -103,14 +103,14 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(
-        self, template: Any, which: Which = "last", facts: Mapping[str, Any] | None = None
+        self, template: Any, facts: Mapping[str, Any], which: Which = "last"
     ) -> tuple[Any, int]:
         """The newest or the best whole checkpoint; damaged ones are skipped with a warning.
 
         Args:
           template: a pytree of arrays or `jax.ShapeDtypeStruct`, as saved.
-          which: the newest, or the one of the lowest held-out loss.
           facts: what the checkpoint should have been saved with.
+          which: the newest, or the one of the lowest held-out loss.
 
         Returns:
           The state as NumPy arrays, bit for bit as saved, and its step.
@@ -123,7 +123,7 @@ class Checkpoints:
         for step in self._candidates(which, skipped):
             try:
                 metadata = self._metadata(step)
-                self._check_compatible(step, metadata, template, facts or {})
+                self._check_compatible(step, metadata, template, facts)
                 state = self._state(step, metadata, template)
             except DamagedCheckpoint as damage:
                 logger.warning("skipped the damaged checkpoint %s: %s", self.path(step), damage)
@@ -179,7 +179,7 @@ class Checkpoints:
             ("array ", metadata["leaves"], _describe(template)),
         ):
             for name in [*expected, *written]:
-                was, now = written.get(name), expected.get(name)
+                was, now = written.get(name, "absent"), expected.get(name, "absent")
                 if was != now:
                     raise ValueError(
                         f"{self.path(step)} is a checkpoint of another model: "

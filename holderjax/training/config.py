@@ -180,7 +180,7 @@ def load_dataset(config: TrainConfig) -> data.Dataset:
 
 
 def build_model(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> models.Model:
-    """The model that the config names, for image modalities of the given shapes.
+    """The model that the config names, for modalities of the given shapes.
 
     Args:
       config: of the run.

@@ -94,7 +94,7 @@ def begin(config: TrainConfig, model: Model, checkpoints: Checkpoints) -> tuple[
         # Not compiled: XLA takes longer over one program of all initialisers than they take to run.
         state = init_state(model, make_optimizer(config), RunKeys.of(config.seed).init)
         return jax.device_get(state), 0
-    state, step = checkpoints.restore(state_template(config, model), facts=model_facts(config))
+    state, step = checkpoints.restore(state_template(config, model), model_facts(config))
     if step > config.steps:
         raise ValueError(f"steps: the run is at step {step} already, got {config.steps}")
     return state, step
@@ -124,8 +124,8 @@ class Programs:
         cls, config: TrainConfig, model: Model, dataset: data.Dataset, devices: list[jax.Device]
     ) -> Programs:
         keys, beta = RunKeys.of(config.seed), jnp.float32(config.beta)
-        train_images = replicate(dataset.train.arrays, devices)
-        test_images = jax.device_put(dataset.test.arrays, devices[0])
+        train_examples = replicate(dataset.train.arrays, devices)
+        test_examples = jax.device_put(dataset.test.arrays, devices[0])
         steps = parallel(make_steps(model, make_optimizer(config)), devices)
         held_out = make_held_out_loss(model, len(dataset.test), config.batch_size)
 
@@ -133,10 +133,10 @@ class Programs:
             indices = data.epoch_indices(
                 config.seed, len(dataset.train), config.batch_size, first, last - first
             )
-            return steps(replicas, train_images, shard(indices, devices), keys.steps, beta)
+            return steps(replicas, train_examples, shard(indices, devices), keys.steps, beta)
 
         def test_loss(params: Any) -> float:
-            return float(held_out(params, test_images, keys.held_out, beta))
+            return float(held_out(params, test_examples, keys.held_out, beta))
 
         return cls(dispatch, test_loss, devices)
 

@@ -52,7 +52,7 @@ def shard(indices: Int[np.ndarray, "S B"], devices: Sequence[jax.Device]) -> jax
 
 
 def parallel(steps: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    """`step.make_steps` over the devices: state, images and indices have a leading device axis.
+    """`step.make_steps` over the devices: state, examples and indices have a leading device axis.
 
     The state is donated: its buffers become those of the new one.
     """

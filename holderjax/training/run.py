@@ -72,6 +72,6 @@ def load_run(path: str | Path, checkpoint: Which = "last") -> Run:
     model = build_model(config, {name: tuple(shape) for name, shape in shapes.items()})
     with Checkpoints(folder) as checkpoints:
         state, step = checkpoints.restore(
-            state_template(config, model), checkpoint, model_facts(config)
+            state_template(config, model), model_facts(config), checkpoint
         )
     return Run(path, config, model, state.params, step)

@@ -15,9 +15,9 @@ from holderjax.data import to_float
 from holderjax.models import Model
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+    from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-    Images = dict[str, UInt8[Array, "N *shape"]]
+    Examples = dict[str, Shaped[Array, "N *shape"]]
     Metrics = dict[str, Any]
 
 AXIS = "data"
@@ -70,21 +70,21 @@ def make_steps(
       optimizer: its gradient transformation.
 
     Returns:
-      ``steps(state, images, indices, key, beta) -> (state, metrics)``: ``images`` are the whole
-      training split as uint8, ``indices`` [S, B / devices] this device's share of each batch,
-      ``key`` the run's. The metrics of every step, averaged over the devices, have a leading [S].
-      Pure: a sweep may `jax.vmap` it over states, keys and betas.
+      ``steps(state, examples, indices, key, beta) -> (state, metrics)``: ``examples`` are the
+      whole training split, images as uint8, ``indices`` [S, B / devices] this device's share of
+      each batch, ``key`` the run's. Metrics are those of every step, [S, ...], averaged over the
+      devices. Pure: a sweep may `jax.vmap` it over states, keys and betas.
     """
 
     def one_step(
         state: TrainState,
-        images: Images,
+        examples: Examples,
         index: Int[Array, " B"],
         key: PRNGKeyArray,
         beta: Float[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         keys = local_keys(jax.random.fold_in(key, state.step), index.shape[0])
-        batch = gather(images, index)
+        batch = gather(examples, index)
         value_and_grad = jax.value_and_grad(model.loss, has_aux=True)
         (loss, aux), gradient = value_and_grad(state.params, batch, keys, beta)
         gradient, loss, aux = jax.lax.pmean((gradient, loss, aux), AXIS)
@@ -95,13 +95,13 @@ def make_steps(
 
     def steps(
         state: TrainState,
-        images: Images,
+        examples: Examples,
         indices: Int[Array, "S B"],
         key: PRNGKeyArray,
         beta: Float[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(
-            lambda state, index: one_step(state, images, index, key, beta), state, indices
+            lambda state, index: one_step(state, examples, index, key, beta), state, indices
         )
 
     return steps
@@ -117,9 +117,9 @@ def local_keys(key: PRNGKeyArray, local_batch: int) -> PRNGKeyArray:
     return jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(AXIS) * local_batch, local_batch)
 
 
-def gather(images: Images, index: Int[Array, " B"]) -> dict[str, Float[Array, "B *shape"]]:
+def gather(examples: Examples, index: Int[Array, " B"]) -> dict[str, Float[Array, "B *shape"]]:
     """The indexed examples of every modality as floats in [0, 1]."""
-    return {name: to_float(array[index]) for name, array in images.items()}
+    return {name: to_float(array[index]) for name, array in examples.items()}
 
 
 def make_held_out_loss(
@@ -136,18 +136,18 @@ def make_held_out_loss(
       batch_size: the largest batch.
 
     Returns:
-      ``held_out(params, images, key, beta) -> loss`` in nats.
+      ``held_out(params, examples, key, beta) -> loss`` in nats.
     """
     num_batches = math.ceil(num_examples / batch_size)
     size = num_examples // num_batches
 
     @jax.jit
     def held_out(
-        params: Any, images: Images, key: PRNGKeyArray, beta: Float[Array, ""]
+        params: Any, examples: Examples, key: PRNGKeyArray, beta: Float[Array, ""]
     ) -> Float[Array, ""]:
         def batch_loss(i: Int[Array, ""]) -> Float[Array, ""]:
             keys = jax.random.split(jax.random.fold_in(key, i), size)
-            return model.loss(params, gather(images, i * size + jnp.arange(size)), keys, beta)[0]
+            return model.loss(params, gather(examples, i * size + jnp.arange(size)), keys, beta)[0]
 
         return jax.lax.map(batch_loss, jnp.arange(num_batches)).mean()
 

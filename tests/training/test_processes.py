@@ -1,0 +1,119 @@
+"""What only shows in another process: signals, and several devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import holderjax
+from holderjax.training import load_run, train
+from holderjax.training.checkpoints import Checkpoints
+from holderjax.training.logging import read_metrics
+
+PATIENCE = 300
+
+
+@contextmanager
+def training_process(out: Path, **options: Any) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, tiny_run.__file__, str(out), json.dumps(options)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+    """Return as soon as the metrics of the step are written."""
+    deadline = time.monotonic() + PATIENCE
+    while not any(line["step"] >= step for line in read_metrics(out)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the run does not move"
+        time.sleep(0.001)
+
+
+def same(a: Any, b: Any) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_a_run_killed_and_resumed_ends_bit_for_bit_as_an_uninterrupted_one(
+    finished: Path, tmp_path: Path, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    out = tmp_path / "killed"
+    with training_process(out) as process:
+        wait_for_step(out, int(rng.choice([10, 12, 14, 16])), process)
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        assert process.wait(PATIENCE) == -signal.SIGKILL, process.stderr.read()
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        assert 0 < checkpoints.steps()[-1] < 24
+    # Compiled anew, as after a crash, not the very program of the uninterrupted run.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        assert train(tiny_run.config(out, resume=True)).step == 24
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert same(load_run(out).params, load_run(finished).params)
+    losses = [[line["loss"] for line in read_metrics(folder)] for folder in (out, finished)]
+    assert losses[0] == losses[1]
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
+    out = tmp_path / "interrupted"
+    with training_process(out, steps=10**6, checkpoint_every=10**6) as process:
+        wait_for_step(out, 6, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert "Traceback" not in process.stderr.read()
+    run, lines = load_run(out), read_metrics(out)
+    assert run.step == lines[-1]["step"] >= 6
+    assert "test_loss" in lines[-1]
+    assert len(list((out / "checkpoints").iterdir())) == 1
+
+
+def test_four_devices_follow_the_trajectory_of_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = os.environ.get("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=4")
+    out = tmp_path / "four"
+    with training_process(out, steps=8) as process:
+        assert process.wait(PATIENCE) == 0, process.stderr.read()
+    assert len(json.loads((out / "versions.json").read_text())["devices"]) == 4
+    for four, one in zip(read_metrics(out), read_metrics(finished), strict=False):
+        for name in set(one) - {"seconds", "steps_per_second"}:
+            np.testing.assert_allclose(four[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_a_batch_that_does_not_divide_among_the_devices_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "local_devices", lambda: [jax.devices()[0]] * 4)
+    with pytest.raises(ValueError, match="batch_size: expected a multiple of the 4 devices, got 6"):
+        train(tiny_run.config(tmp_path / "run", batch_size=6))
+    with pytest.raises(ValueError, match=r"devices: expected at most 4 .*, got 5"):
+        train(tiny_run.config(tmp_path / "run", devices=5))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pmap_is_named_in_one_file() -> None:
+    root = Path(holderjax.__file__).parent
+    files = [p for p in root.rglob("*.py") if re.search(r"\bpmap\b", p.read_text("utf-8"))]
+    assert [str(p.relative_to(root)) for p in files] == ["training/parallel.py"]

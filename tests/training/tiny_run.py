@@ -1,0 +1,49 @@
+"""A data set and a config that train in seconds; as a script, one run of them in a process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holderjax import data
+from holderjax.training import TrainConfig, train
+
+
+def load_tiny(seed: int = 0) -> data.Dataset:
+    """Two modalities of noisy stripes, 61 training and 21 test examples of three classes."""
+    rng = np.random.default_rng(seed)
+    stripes = np.array([[0, 200, 0, 200], [200, 200, 0, 0], [200, 0, 0, 0]])
+
+    def split(size: int) -> data.Split:
+        labels = rng.integers(3, size=size).astype(np.int32)
+        rows = stripes[labels][:, :, None, None] + rng.integers(50, size=(size, 4, 4, 1))
+        arrays = {"rows": rows.astype(np.uint8), "columns": rows.swapaxes(1, 2).astype(np.uint8)}
+        return data.Split(arrays, labels)
+
+    return data.Dataset("tiny", split(61), split(21), num_classes=3)
+
+
+def register() -> None:
+    data.DATASETS["tiny"] = data.DatasetInfo("tiny", "stripes", "rows, columns", "", load_tiny)
+
+
+def config(out: Path, **changes: Any) -> TrainConfig:
+    """Twelve dispatches of two steps, and a checkpoint after every other one."""
+    settings: dict[str, Any] = {
+        **{"data": "tiny", "steps": 24, "batch_size": 8, "latent_dim": 2, "private_dim": 2},
+        **{"log_every": 2, "checkpoint_every": 4, "keep": 100},
+    }
+    return TrainConfig(out=out, **settings | changes)
+
+
+if __name__ == "__main__":
+    register()
+    options = json.loads(sys.argv[2])
+    try:
+        train(config(Path(sys.argv[1]), **options))
+    except KeyboardInterrupt:
+        sys.exit(130)
