@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+# Where training starts. Cross-reconstruction must be learnable at once: with experts and auxiliary
+# priors as wide as p(z) and p(w), decoders first see noise, z collapses onto its prior, and the
+# plateau lasts thousands of steps.
+INITIAL_EXPERT_LOG_VAR = -4.0
+INITIAL_LOG_AUXILIARY_SCALE = -3.0
+
+
 @dataclass(frozen=True)
 class Modality:
     """One modality of a model.
@@ -62,7 +69,9 @@ class ModalityNetworks(nnx.Module):
     ) -> None:
         self.private_dim = private_dim
         self.encoder = modality.encoder(modality.shape, rngs=rngs)
-        self.head = GaussianHead(self.encoder.features, latent_dim, rngs=rngs)
+        self.head = GaussianHead(
+            self.encoder.features, latent_dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs
+        )
         self.decoder = modality.decoder(
             latent_dim + private_dim, modality.likelihood.param_shape(modality.shape), rngs=rngs
         )
@@ -75,7 +84,7 @@ class ModalityNetworks(nnx.Module):
                 else GaussianHead(features, private_dim, rngs=rngs)
             )
             # log tau of the auxiliary prior r = N(0, diag tau^2) of shortcut avoidance.
-            self.log_auxiliary_scale = nnx.Param(jnp.zeros(private_dim))
+            self.log_auxiliary_scale = nnx.Param(jnp.full(private_dim, INITIAL_LOG_AUXILIARY_SCALE))
 
     def expert(self, x: Float[Array, "B *shape"]) -> DiagGaussian:
         """q(z | x), [B, D]."""

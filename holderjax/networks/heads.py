@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 
 class GaussianHead(nnx.Module):
-    """q(z | x): one linear layer from features [..., F] to mean and log-variance [..., D]."""
+    """q(z | x): one linear layer from features [..., F] to mean and log-variance [..., D].
 
-    def __init__(self, features: int, dim: int, *, rngs: nnx.Rngs) -> None:
+    Fresh heads give log-variances around ``initial_log_var``.
+    """
+
+    def __init__(
+        self, features: int, dim: int, *, initial_log_var: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
         self.linear = nnx.Linear(features, 2 * dim, rngs=rngs)
+        self.linear.bias[...] = jnp.repeat(jnp.array([0.0, initial_log_var]), dim)
 
     def __call__(self, features: Float[Array, "... F"]) -> DiagGaussian:
         # Pooling is done in float32, whatever the networks run in.

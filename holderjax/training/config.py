@@ -34,6 +34,8 @@ class TrainConfig:
     """Optimiser steps in all."""
     beta: float = 1.0
     """Weight of the KL terms."""
+    beta_warmup: int = 0
+    """Steps over which that weight grows linearly from zero, so that z is used before it is paid."""
     seed: int = 0
     """Of the initial parameters, the order of the data and the latents drawn."""
     batch_size: int = 64
@@ -113,8 +115,9 @@ class TrainConfig:
         self._validate_paths()
 
     def _validate_steps(self) -> None:
-        if self.warmup < 0:
-            raise ValueError(f"warmup: expected zero or more steps, got {self.warmup}")
+        for name in ("warmup", "beta_warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected zero or more steps, got {getattr(self, name)}")
         if self.decay == "cosine" and self.warmup >= self.steps:
             raise ValueError(
                 f"warmup: cosine decay needs fewer than steps={self.steps}, got {self.warmup}"

@@ -61,13 +61,14 @@ def init_state(
 
 
 def make_steps(
-    model: Model, optimizer: optax.GradientTransformation
+    model: Model, optimizer: optax.GradientTransformation, beta_warmup: int = 0
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The steps of one dispatch, as seen by one device of the axis `AXIS`.
 
     Args:
       model: whose loss is minimised.
       optimizer: its gradient transformation.
+      beta_warmup: steps over which the weight of the KL terms grows linearly to beta.
 
     Returns:
       ``steps(state, examples, indices, key, beta) -> (state, metrics)``: ``examples`` are the
@@ -85,6 +86,8 @@ def make_steps(
     ) -> tuple[TrainState, Metrics]:
         keys = local_keys(jax.random.fold_in(key, state.step), index.shape[0])
         batch = gather(examples, index)
+        if beta_warmup:
+            beta = beta * jnp.minimum(1.0, (state.step + 1) / beta_warmup)
         value_and_grad = jax.value_and_grad(model.loss, has_aux=True)
         (loss, aux), gradient = value_and_grad(state.params, batch, keys, beta)
         gradient, loss, aux = jax.lax.pmean((gradient, loss, aux), AXIS)

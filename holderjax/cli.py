@@ -1,0 +1,185 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from holderjax.training import NonFiniteLoss, TrainConfig
+
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run folder.")]
+Checkpoint = Annotated[
+    Literal["last", "best"], tyro.conf.arg(help="The newest, or the one of least held-out loss.")
+]
+
+
+def train(config: tyro.conf.OmitArgPrefixes[TrainConfig]) -> None:
+    """Train a model into a run folder."""
+    from holderjax import training
+
+    training.train(config)
+
+
+def evaluate(run: Run, checkpoint: Checkpoint = "last") -> None:
+    """Measure coherence and reconstruction; write RUN/metrics.json and RUN/*.png."""
+    from holderjax import evaluation
+
+    evaluation.evaluate(run, checkpoint=checkpoint)
+
+
+def generate(
+    run: Run,
+    out: Path,
+    observed: str,
+    samples: int = 4,
+    rows: int = 8,
+    seed: int = 0,
+    checkpoint: Checkpoint = "last",
+) -> None:
+    """Draw every modality given some of them, for held-out examples.
+
+    Args:
+        run: A run folder.
+        out: The picture to write.
+        observed: Names of the observed modalities, e.g. m0,m2.
+        samples: Samples per example.
+        rows: Held-out examples.
+        seed: Of the latents drawn.
+        checkpoint: The newest, or the one of least held-out loss.
+    """
+    from holderjax import training
+    from holderjax.evaluation import pictures
+
+    loaded = training.load_run(run, checkpoint=checkpoint)
+    pictures.conditional_grid(
+        loaded, out, observed=tuple(observed.split(",")), samples=samples, rows=rows, seed=seed
+    )
+    print(out)
+
+
+def sample(
+    run: Run, out: Path, samples: int = 16, seed: int = 0, checkpoint: Checkpoint = "last"
+) -> None:
+    """Draw all modalities from the prior.
+
+    Args:
+        run: A run folder.
+        out: The picture to write.
+        samples: Draws of the shared latent.
+        seed: Of the latents drawn.
+        checkpoint: The newest, or the one of least held-out loss.
+    """
+    from holderjax import training
+    from holderjax.evaluation import pictures
+
+    loaded = training.load_run(run, checkpoint=checkpoint)
+    pictures.unconditional_grid(loaded, out, samples=samples, seed=seed)
+    print(out)
+
+
+def systems() -> None:
+    """Print the table of systems."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from holderjax.models import SYSTEMS
+
+    table = Table("system", "aggregator", "order", "latents", "prior", "KL of z", "paper")
+    for name, row in SYSTEMS.items():
+        table.add_row(
+            name, row.aggregator, str(row.order), row.latents, row.prior, row.kl, row.paper
+        )
+    Console().print(table)
+
+
+@dataclass(frozen=True)
+class ListData:
+    """Print the data sets and what each needs on disk."""
+
+
+@dataclass(frozen=True)
+class ShowData:
+    """Draw some examples: one row per example, one column per modality."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A name that `holderjax data list` prints."""
+    out: Path
+    """The picture to write."""
+    rows: int = 8
+    """Examples to show."""
+    mnist: Path | None = None
+    """Folder of the MNIST files, for building polymnist."""
+    backgrounds: Path | None = None
+    """Folder of the background pictures, for building polymnist."""
+    root: Path | None = None
+    """Folder of the official PolyMNIST tree, instead of building it."""
+
+
+def data(
+    command: Annotated[ListData, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[ShowData, tyro.conf.subcommand("show", prefix_name=False)],
+) -> None:
+    """List the data sets, or look at one."""
+    from holderjax import data
+
+    if isinstance(command, ListData):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("data set", "what it is", "modalities", "needs")
+        for info in data.DATASETS.values():
+            table.add_row(info.name, info.description, info.modalities, info.needs)
+        Console().print(table)
+    else:
+        paths = {name: getattr(command, name) for name in ("mnist", "backgrounds", "root")}
+        given = {name: path for name, path in paths.items() if path is not None}
+        data.show(data.load(command.name, **given), command.out, rows=command.rows)
+        print(command.out)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+    "sample": sample,
+    "systems": systems,
+    "data": data,
+}
+
+
+def guarded(call: Callable[[], Any]) -> int:
+    """Run a command for a person: a mistake is one line on stderr and exit code 2, no traceback."""
+    try:
+        call()
+    except (ValueError, OSError) as error:
+        print(f"holderjax: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLoss as error:
+        print(f"holderjax: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("holderjax: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The ``holderjax`` command; returns its exit code."""
+    return guarded(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="holderjax",
+            description="Multimodal VAEs with exact Hölder pooling.",
+            args=list(sys.argv[1:] if argv is None else argv),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
