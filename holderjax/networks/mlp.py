@@ -30,14 +30,17 @@ class MlpEncoder(nnx.Module):
 
 
 class MlpDecoder(nnx.Module):
-    """Hidden layers with ReLU, then a linear layer: [B, in_features] to [B, *shape]."""
+    """Hidden layers with ReLU, then a linear layer: [B, in_features] to [B, *shape].
+
+    Narrower than the encoder: a step decodes every input once per component, and encodes it once.
+    """
 
     def __init__(
         self,
         in_features: int,
         shape: tuple[int, ...],
         *,
-        hidden: tuple[int, ...] = (400, 400),
+        hidden: tuple[int, ...] = (256, 256),
         rngs: nnx.Rngs,
     ) -> None:
         self.shape = shape

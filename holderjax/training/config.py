@@ -35,7 +35,7 @@ class TrainConfig:
     beta: float = 1.0
     """Weight of the KL terms."""
     beta_warmup: int = 0
-    """Steps over which that weight grows linearly from zero, so that z is used before it is paid."""
+    """Steps over which that weight grows linearly: z is put to use before it is paid for."""
     seed: int = 0
     """Of the initial parameters, the order of the data and the latents drawn."""
     batch_size: int = 64
