@@ -1,0 +1,6 @@
+"""Evaluation: classifiers, coherence, pictures, and the report that puts them into a run folder."""
+
+from holderjax.evaluation.classifiers import Classifier, Recipe, load_classifiers
+from holderjax.evaluation.report import evaluate
+
+__all__ = ["Classifier", "Recipe", "evaluate", "load_classifiers"]

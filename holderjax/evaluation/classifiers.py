@@ -1,0 +1,399 @@
+"""One small convolutional classifier per image modality: the judges of coherence.
+
+Each is trained once on the real training images of its modality and kept in the cache folder of
+the data, under a key of everything that it was trained on and with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from holderjax import data
+from holderjax.evaluation.files import replacing
+from holderjax.evaluation.progress import track
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+logger = logging.getLogger(__name__)
+
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is built and trained; part of the key of the cache.
+
+    Attributes:
+      widths: channels of the three convolutions.
+      hidden: units of the layer after them.
+      steps: of AdamW, a multiple of ``steps_per_dispatch``.
+      steps_per_dispatch: steps that one call of the compiled program makes.
+      batch_size: examples a step.
+      learning_rate: peak of the one-cycle schedule.
+      weight_decay: decoupled, times the learning rate.
+      dropout: before each of the two dense layers.
+      smoothing: of the labels.
+      rotation: largest, in radians.
+      scale: largest relative change of size, of each axis.
+      shift: largest, as a fraction of the image's side.
+      inversion: probability of 1 - x.
+      version: to be raised when the code changes what the other fields mean.
+    """
+
+    widths: tuple[int, int, int] = (24, 48, 64)
+    hidden: int = 128
+    steps: int = 400
+    steps_per_dispatch: int = 50
+    batch_size: int = 128
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.1
+    dropout: float = 0.3
+    smoothing: float = 0.05
+    rotation: float = 0.2
+    scale: float = 0.1
+    shift: float = 0.1
+    inversion: float = 0.3
+    version: int = 1
+
+
+RECIPE = Recipe()
+
+
+class PatchConv(nnx.Module):
+    """A convolution, padded to keep size / stride, as one product of patches and a matrix.
+
+    On a CPU the gradient of XLA's convolution is several times slower than that of the product.
+    """
+
+    def __init__(
+        self, in_features: int, features: int, kernel: int, stride: int, *, rngs: nnx.Rngs
+    ) -> None:
+        self.kernel, self.stride = kernel, stride
+        self.linear = nnx.Linear(
+            in_features * kernel**2,
+            features,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        height, width = (-(-n // self.stride) for n in x.shape[1:3])
+        before = (self.kernel - 1) // 2
+        after = self.kernel - 1 - before + self.stride - 1
+        x = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+        patches = [
+            x[
+                :,
+                i : i + height * self.stride : self.stride,
+                j : j + width * self.stride : self.stride,
+            ]
+            for i in range(self.kernel)
+            for j in range(self.kernel)
+        ]
+        return self.linear(jnp.concatenate(patches, axis=-1))
+
+
+class Network(nnx.Module):
+    """Three convolutions (4x4 by 2, 3x3, 3x3 by 2) and two dense layers: images to logits."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], num_classes: int, recipe: Recipe, *, rngs: nnx.Rngs
+    ) -> None:
+        height, width, channels = shape
+        first, second, third = recipe.widths
+        self.conv0 = PatchConv(channels, first, 4, 2, rngs=rngs)
+        self.conv1 = PatchConv(first, second, 3, 1, rngs=rngs)
+        self.conv2 = PatchConv(second, third, 3, 2, rngs=rngs)
+        flat = -(-height // 4) * -(-width // 4) * third
+        self.dense0 = nnx.Linear(flat, recipe.hidden, rngs=rngs)
+        self.dense1 = nnx.Linear(recipe.hidden, num_classes, rngs=rngs)
+        self.dropout = nnx.Dropout(recipe.dropout)
+
+    def __call__(
+        self, x: Float[Array, "B H W C"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B K"]:
+        """Logits; with a key, features are dropped at random."""
+        keys = [None, None] if key is None else jax.random.split(key)
+        x = x - 0.5
+        for conv in (self.conv0, self.conv1, self.conv2):
+            x = jax.nn.relu(conv(x))
+        x = self.dropout(x.reshape(x.shape[0], -1), deterministic=key is None, rngs=keys[0])
+        x = jax.nn.relu(self.dense0(x))
+        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph"])
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network, a pytree; call it on images [..., H, W, C] in [0, 1] for logits [..., K].
+
+    Attributes:
+      graph: the network without its parameters.
+      params: nested dicts of arrays.
+    """
+
+    graph: Any
+    params: Any
+
+    def __call__(self, images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch K"]:
+        flat = images.reshape(-1, *images.shape[-3:])
+        logits = nnx.merge(self.graph, self.params)(flat)
+        return logits.reshape(*images.shape[:-3], -1)
+
+
+def image_modalities(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names of those modalities that are images, of shape [H, W, C]."""
+    return [name for name, shape in shapes.items() if len(shape) == 3]
+
+
+def load_classifiers(dataset: data.Dataset, recipe: Recipe = RECIPE) -> dict[str, Classifier]:
+    """A classifier for every image modality, from the cache or else trained and put there.
+
+    Args:
+      dataset: whose training split is learned.
+      recipe: how.
+
+    Returns:
+      Classifiers by modality; modalities that are no images are left out.
+
+    Raises:
+      ValueError: if no modality is an image, or the data has no labels.
+    """
+    names = image_modalities(dataset.modalities)
+    if dataset.train.labels is None:
+        raise ValueError(f"classifiers: the data {dataset.name!r} has no labels to learn")
+    if not names:
+        raise ValueError(
+            f"classifiers: expected at least one image modality [H, W, C], got {dataset.modalities}"
+        )
+    return {name: load_classifier(dataset, name, recipe) for name in names}
+
+
+def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -> Classifier:
+    """The classifier of one modality, from the cache or else trained and put there.
+
+    A damaged file in the cache is replaced, with a warning.
+
+    Args:
+      dataset: whose training split is learned.
+      name: of an image modality.
+      recipe: how.
+
+    Returns:
+      The classifier.
+
+    Raises:
+      ValueError: if the modality is no image.
+    """
+    shape = dataset.modalities[name]
+    if len(shape) != 3:
+        raise ValueError(f"classifiers: {name!r} should be an image [H, W, C], got shape {shape}")
+    build = partial(new_classifier, shape, dataset.num_classes, recipe)
+    path = cache_path(dataset, name, recipe)
+    if path.exists():
+        try:
+            return read_classifier(path, build)
+        except DAMAGE as error:
+            logger.warning("%s is damaged (%s): training the classifier again", path, error)
+    classifier = train_classifier(
+        build(jax.random.key(0)),
+        dataset.train.arrays[name],
+        dataset.train.labels,
+        recipe,
+        description=f"training the classifier of {name}",
+    )
+    write_classifier(path, classifier)
+    return classifier
+
+
+def cache_path(dataset: data.Dataset, name: str, recipe: Recipe) -> Path:
+    """Where the cache keeps the classifier of this data, modality and recipe."""
+    facts = [dataset.fingerprint, name, dataset.num_classes, dataclasses.asdict(recipe)]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return data.cache_dir() / "classifiers" / f"{dataset.name}-{name}-{key}.npz"
+
+
+def new_classifier(
+    shape: tuple[int, int, int], num_classes: int, recipe: Recipe, key: PRNGKeyArray
+) -> Classifier:
+    """An untrained classifier of images of this shape."""
+    graph, state = nnx.split(Network(shape, num_classes, recipe, rngs=nnx.Rngs(key)))
+    return Classifier(graph, nnx.to_pure_dict(state))
+
+
+def train_classifier(
+    classifier: Classifier,
+    images: UInt8[np.ndarray, "N H W C"],
+    labels: Int[np.ndarray, " N"],
+    recipe: Recipe,
+    description: str,
+) -> Classifier:
+    """Train on all the images: smoothed cross-entropy, AdamW, random shifts, turns and inversions.
+
+    Args:
+      classifier: where to start.
+      images: uint8.
+      labels: integers in [0, K).
+      recipe: how.
+      description: of the progress bar.
+
+    Returns:
+      The trained classifier.
+    """
+    params = classifier.params
+    moments = optimizer(recipe).init(params)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    size = recipe.steps_per_dispatch
+    for first in track(range(0, recipe.steps, size), description):
+        indices = data.epoch_indices(0, len(labels), recipe.batch_size, first, size)
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(1)))(first + jnp.arange(size))
+        params, moments = train_steps(
+            recipe, classifier.graph, params, moments, images, labels, indices, keys
+        )
+        # Dispatching is asynchronous: without this the bar would fill at once and then stand.
+        jax.block_until_ready(params)
+    return Classifier(classifier.graph, params)
+
+
+def optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW on a one-cycle schedule."""
+    schedule = optax.cosine_onecycle_schedule(recipe.steps, recipe.learning_rate, pct_start=0.2)
+    return optax.adamw(schedule, weight_decay=recipe.weight_decay)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def train_steps(
+    recipe: Recipe,
+    graph: Any,
+    params: Any,
+    moments: Any,
+    images: UInt8[Array, "N H W C"],
+    labels: Int[Array, " N"],
+    indices: Int[Array, "S B"],
+    keys: PRNGKeyArray,
+) -> tuple[Any, Any]:
+    """S steps in one dispatch; modalities of one shape share the compiled program."""
+
+    def loss(params: Any, batch: Array, targets: Array, key: PRNGKeyArray) -> Float[Array, ""]:
+        logits = nnx.merge(graph, params)(batch, key)
+        targets = jax.nn.one_hot(targets, logits.shape[-1])
+        targets = optax.smooth_labels(targets, recipe.smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    def step(carry: tuple[Any, Any], now: tuple[Array, PRNGKeyArray]) -> tuple[Any, None]:
+        params, moments = carry
+        index, key = now
+        augment_key, dropout_key = jax.random.split(key)
+        batch = augment(augment_key, data.to_float(images[index]), recipe)
+        gradient = jax.grad(loss)(params, batch, labels[index], dropout_key)
+        updates, moments = optimizer(recipe).update(gradient, moments, params)
+        return (optax.apply_updates(params, updates), moments), None
+
+    return jax.lax.scan(step, (params, moments), (indices, keys))[0]
+
+
+def augment(
+    key: PRNGKeyArray, images: Float[Array, "B H W C"], recipe: Recipe
+) -> Float[Array, "B H W C"]:
+    """Turn, stretch and shift each image a little, and invert some."""
+    keys = jax.random.split(key, 4)
+    batch, height, width, _ = images.shape
+
+    def uniform(key: PRNGKeyArray, largest: float, *shape: int) -> Array:
+        return jax.random.uniform(key, (batch, *shape), minval=-largest, maxval=largest)
+
+    angle = uniform(keys[0], recipe.rotation)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    turn = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
+    matrix = turn * (1 + uniform(keys[1], recipe.scale, 2))[:, :, None]
+    sides = jnp.array([height, width])
+    shift = uniform(keys[2], recipe.shift, 2) * sides
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
+    center = (sides - 1) / 2
+    where = jnp.einsum("bij,hwj->bihw", matrix, grid - center)
+    where = where + (center + shift)[:, :, None, None]
+
+    def warp(channel: Float[Array, "H W"], where: Float[Array, "2 H W"]) -> Float[Array, "H W"]:
+        return jax.scipy.ndimage.map_coordinates(channel, list(where), order=1, mode="nearest")
+
+    every_channel = jax.vmap(warp, in_axes=(-1, None), out_axes=-1)
+    images = jax.vmap(every_channel)(images, where)
+    inverted = jax.random.bernoulli(keys[3], recipe.inversion, (batch, 1, 1, 1))
+    return jnp.where(inverted, 1 - images, images)
+
+
+def write_classifier(path: Path, classifier: Classifier) -> None:
+    """Write the parameters, atomically."""
+    leaves = jax.tree_util.tree_leaves_with_path(classifier.params)
+    with replacing(path) as file:
+        np.savez(file, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+
+
+def read_classifier(path: Path, build: Callable[[PRNGKeyArray], Classifier]) -> Classifier:
+    """Read what `write_classifier` wrote.
+
+    Args:
+      path: of the file.
+      build: makes an untrained classifier of the same shape.
+
+    Returns:
+      The classifier.
+
+    Raises:
+      One of `DAMAGE` if the file is not whole or holds something else.
+    """
+    template = jax.eval_shape(build, jax.random.key(0))
+    with np.load(path, allow_pickle=False) as stored:
+
+        def read(path: Any, expected: jax.ShapeDtypeStruct) -> Array:
+            leaf = stored[jax.tree_util.keystr(path)]
+            if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path)} should be {expected.dtype}{expected.shape}, "
+                    f"got {leaf.dtype}{leaf.shape}"
+                )
+            return jnp.asarray(leaf)
+
+        return jax.tree_util.tree_map_with_path(read, template)
+
+
+def accuracy(classifier: Callable[[Array], Array], images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images whose largest logit is the label's.
+
+    Args:
+      classifier: a pytree that maps images in [0, 1] to logits.
+      images: uint8, [N, H, W, C].
+      labels: integers, [N].
+
+    Returns:
+      A number in [0, 1].
+    """
+    size = 1000
+    predicted = [
+        np.asarray(predict(classifier, images[first : first + size]))
+        for first in range(0, len(images), size)
+    ]
+    return float(np.mean(np.concatenate(predicted) == labels))
+
+
+@jax.jit
+def predict(classifier: Callable[[Array], Array], images: Array) -> Int[Array, " N"]:
+    """The classes of real images, uint8 [N, H, W, C]."""
+    return classifier(data.to_float(images)).argmax(-1)

@@ -1,0 +1,267 @@
+"""The evaluation of a run: all scores into ``metrics.json``, all pictures, a table."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from holderjax import data
+from holderjax.evaluation.classifiers import RECIPE, Recipe, accuracy, load_classifiers
+from holderjax.evaluation.coherence import (
+    Classifiers,
+    Table,
+    by_subset_size,
+    class_diversity,
+    coherence_table,
+    conditional_diversity,
+    generate_from_subsets,
+    leave_one_out,
+    self_reconstruction,
+    unconditional_coherence,
+)
+from holderjax.evaluation.files import replacing
+from holderjax.training import load_run
+from holderjax.training.logging import read_metrics
+
+if TYPE_CHECKING:
+    from jaxtyping import PRNGKeyArray
+
+    from holderjax.models import Model
+    from holderjax.training import Run
+
+logger = logging.getLogger(__name__)
+
+METRICS_JSON = "metrics.json"
+# Below this a classifier's mistakes are no longer small beside the model's.
+TRUSTED_ACCURACY = 0.9
+DIVERSITY_EXAMPLES = 200
+
+
+def evaluate(
+    path: str | Path,
+    checkpoint: Literal["last", "best"] = "last",
+    *,
+    examples: int | None = None,
+    num_samples: int = 1,
+    prior_samples: int = 2000,
+    seed: int = 0,
+    recipe: Recipe = RECIPE,
+) -> dict[str, Any]:
+    """Score a run, write ``metrics.json`` and the pictures into its folder, print a table.
+
+    Args:
+      path: the run folder.
+      checkpoint: the last one or the one of the lowest held-out loss.
+      examples: how many of the test examples to score, from the first on; all if None.
+      num_samples: per test example and observed subset.
+      prior_samples: for unconditional coherence.
+      seed: of all samples.
+      recipe: of the classifiers.
+
+    Returns:
+      What ``metrics.json`` holds.
+
+    Raises:
+      FileNotFoundError: if the path is no run folder.
+      ValueError: if the data has no labels, or no image modality.
+    """
+    run = load_run(path, checkpoint)
+    dataset = run.dataset()
+    split = first_examples(dataset.test, examples)
+    classifiers = load_classifiers(dataset, recipe)
+    key = jax.random.key(seed)
+    metrics = {
+        **describe(run, checkpoint, split, seed),
+        "classifier": {"accuracy": classifier_accuracy(classifiers, dataset.test)},
+        **score(run.model, run.params, split, classifiers, key, num_samples, prior_samples),
+    }
+    with replacing(run.path / METRICS_JSON) as file:
+        file.write((json.dumps(metrics, indent=2) + "\n").encode())
+    files = [run.path / METRICS_JSON, *write_pictures(run, split, dataset.num_classes, metrics)]
+    console = Console()
+    console.print(score_table(metrics))
+    console.print("Look at:")
+    for file in files:
+        console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
+    return metrics
+
+
+def first_examples(split: data.Split, count: int | None) -> data.Split:
+    """The first examples of a split, all of them if ``count`` is None."""
+    if count is None:
+        return split
+    if not 1 <= count <= len(split):
+        raise ValueError(f"examples: expected 1 to {len(split)}, got {count}")
+    labels = None if split.labels is None else split.labels[:count]
+    return data.Split({name: x[:count] for name, x in split.arrays.items()}, labels)
+
+
+def describe(run: Run, checkpoint: str, split: data.Split, seed: int) -> dict[str, Any]:
+    """What was evaluated, on what, and with which versions."""
+    return {
+        "system": run.config.system,
+        "data": run.config.data,
+        "checkpoint": checkpoint,
+        "step": run.step,
+        "examples": len(split),
+        "seed": seed,
+        "device": jax.devices()[0].device_kind,
+        "versions": {name: version(name) for name in ("holderjax", "jax", "flax", "numpy")},
+    }
+
+
+def classifier_accuracy(classifiers: Classifiers, split: data.Split) -> dict[str, float]:
+    """The classifiers' accuracies on real test images; warns of those that judge badly."""
+    accuracies = {
+        name: accuracy(classifier, split.arrays[name], split.labels)
+        for name, classifier in classifiers.items()
+    }
+    for name, value in accuracies.items():
+        if value < TRUSTED_ACCURACY:
+            logger.warning(
+                "the classifier of %s is right on %.1f %% of real test images: "
+                "coherence with it as a target says little",
+                name,
+                100 * value,
+            )
+    return accuracies
+
+
+def score(
+    model: Model,
+    params: Any,
+    split: data.Split,
+    classifiers: Classifiers,
+    key: PRNGKeyArray,
+    num_samples: int,
+    prior_samples: int,
+) -> dict[str, Any]:
+    """Every score of a model, as nested dicts of numbers.
+
+    Args:
+      model: of at least two modalities.
+      params: its parameters.
+      split: real examples with labels.
+      classifiers: by modality.
+      key: PRNG key.
+      num_samples: per example and observed subset.
+      prior_samples: for unconditional coherence.
+
+    Returns:
+      ``coherence``, ``reconstruction`` and ``diversity``. Modalities without a classifier are
+      observed but not judged, and listed under ``coherence.unjudged``; unconditional coherence is
+      None if fewer than two have one.
+    """
+    keys = jax.random.split(key, 3)
+    generated = generate_from_subsets(
+        model, params, classifiers, split.arrays, keys[0], num_samples=num_samples
+    )
+    table = coherence_table(generated, split.labels)
+    by_target = leave_one_out(table)
+    unconditional = None
+    if len(classifiers) > 1:
+        unconditional = unconditional_coherence(
+            model, params, classifiers, keys[1], num_samples=prior_samples
+        )
+    few = first_examples(split, min(len(split), DIVERSITY_EXAMPLES))
+    return {
+        "coherence": {
+            "leave_one_out": float(np.mean(list(by_target.values()))),
+            "leave_one_out_by_target": by_target,
+            "by_subset_size": by_subset_size(table),
+            "unconditional": unconditional,
+            "by_subset": table,
+            "unjudged": [name for name in model.modalities if name not in classifiers],
+        },
+        "reconstruction": self_reconstruction(generated, split.labels),
+        "diversity": {
+            "conditional": conditional_diversity(model, params, few.arrays, keys[2]),
+            "real": class_diversity(split.arrays, split.labels),
+        },
+    }
+
+
+def write_pictures(
+    run: Run, split: data.Split, num_classes: int, metrics: Mapping[str, Any]
+) -> list[Path]:
+    """Draw everything that the run has data for into its folder."""
+    # Plotting is imported where something is drawn.
+    from holderjax.evaluation import pictures
+
+    names = list(run.model.modalities)
+    coherence, lines = metrics["coherence"], read_metrics(run.path)
+    files = [
+        pictures.conditional_grids(
+            run, run.path / "conditional.png", split, pictures.nested_subsets(names)
+        ),
+        pictures.unconditional_grid(run, run.path / "unconditional.png"),
+        pictures.coherence_curves(
+            run,
+            run.path / "coherence.png",
+            coherence["by_subset"],
+            coherence["unconditional"],
+            num_classes,
+        ),
+    ]
+    if lines:
+        files.append(pictures.training_curves(run, run.path / "training.png", lines))
+        one = {name: data.to_float(x[:1]) for name, x in split.arrays.items()}
+        members = np.asarray(run.model.encode(run.params, one).members)
+        files.append(pictures.pi_over_training(run, run.path / "pi.png", lines, members))
+    return files
+
+
+def score_table(metrics: Mapping[str, Any]) -> RichTable:
+    """The scores of every modality, and their means."""
+    coherence, reconstruction = metrics["coherence"], metrics["reconstruction"]
+    sizes = list(coherence["by_subset_size"])
+    table = RichTable(title=f"{metrics['system']} on {metrics['data']}, step {metrics['step']:,}")
+    table.add_column("target")
+    for column in (
+        "classifier on real",
+        *(f"given {size}" for size in sizes),
+        "given all: accuracy",
+        "given all: error",
+        "diversity / real",
+    ):
+        table.add_column(column, justify="right")
+    rows = []
+    for name, error in reconstruction["absolute_error"].items():
+        diversity = metrics["diversity"]["conditional"][name] / metrics["diversity"]["real"][name]
+        rows.append(
+            [
+                metrics["classifier"]["accuracy"].get(name),
+                *(by_subset_size(only(coherence["by_subset"], name)).get(s) for s in sizes),
+                reconstruction["classifier_accuracy"].get(name),
+                error,
+                diversity,
+            ]
+        )
+        table.add_row(name, *map(number, rows[-1]))
+    table.add_section()
+    means = [np.mean([x for x in column if x is not None]) for column in zip(*rows, strict=True)]
+    table.add_row("mean", *map(number, means), style="bold")
+    table.caption = (
+        f"coherence: leave-one-out {number(coherence['leave_one_out'])}, "
+        f"unconditional {number(coherence['unconditional'])}"
+    )
+    return table
+
+
+def only(table: Table, target: str) -> Table:
+    """The part of a table of coherences that is about one target."""
+    return {o: {target: row[target]} for o, row in table.items() if target in row}
+
+
+def number(value: float | None) -> str:
+    """Three decimals, a dash for what there is none of."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,20 @@
+"""A file that is being replaced is either the old or the new one."""
+
+from __future__ import annotations
+
+import pytest
+
+from holderjax.evaluation.files import replacing
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "new folder" / "file.bin"
+    with replacing(path) as file:
+        file.write(b"old")
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.write(b"half of the new", "and a mistake")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
