@@ -125,11 +125,11 @@ def test_a_picture_smaller_than_a_digit_is_refused():
 
 
 def test_digits_are_legible_in_every_modality(dataset):
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
 
     for name in dataset.modalities:
         train, test = (
             part.arrays[name].reshape(len(part), -1) / 255 for part in (dataset.train, dataset.test)
         )
-        classifier = LogisticRegression(max_iter=30, C=0.1).fit(train, dataset.train.labels)
-        assert classifier.score(test, dataset.test.labels) > 0.85, name
+        classifier = SVC(C=10).fit(train, dataset.train.labels)
+        assert classifier.score(test, dataset.test.labels) >= 0.92, name
