@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +45,7 @@ class Checkpoints:
         """
         self.folder = folder.absolute()
         self._writes = keep is not None
-        found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        found = {path.name for path in folder.glob("[0-9]*")}
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -58,7 +61,10 @@ class Checkpoints:
         )
         for name in sorted(found - {str(step) for step in self.steps()}):
             if DAMAGED not in name:
-                logger.warning("skipped a checkpoint that was cut short: %s", self.folder / name)
+                logger.warning(
+                    "skipped a checkpoint that was cut short or is still being written: %s",
+                    self.folder / name,
+                )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -166,7 +172,8 @@ class Checkpoints:
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
         try:
-            return self._manager.restore(step, args=args)
+            with quiet_abandoned_reads():
+                return self._manager.restore(step, args=args)
         except Exception as error:  # a missing, short or altered file raises almost anything
             reason = str(error).strip().split("\n")[0][:200]
             raise DamagedCheckpoint(f"{type(error).__name__}: {reason}") from error
@@ -195,6 +202,33 @@ class Checkpoints:
             self.path(step).rename(aside)
         if steps:
             self._manager.reload()
+
+
+@contextmanager
+def quiet_abandoned_reads() -> Iterator[None]:
+    """Drop what the abandoned reads of a damaged checkpoint print.
+
+    Where one array cannot be read, Orbax gives up the others, and each of those reports a closed
+    event loop on its own: dozens of tracebacks around the one warning that says what happened.
+    """
+    hook, asyncio_logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def drop(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    def drop_unretrieved(record: logging.LogRecord) -> bool:
+        return "exception was never retrieved" not in record.getMessage()
+
+    sys.unraisablehook = drop
+    asyncio_logger.addFilter(drop_unretrieved)
+    try:
+        yield
+    finally:
+        # Tasks report when they are collected.
+        gc.collect()
+        sys.unraisablehook = hook
+        asyncio_logger.removeFilter(drop_unretrieved)
 
 
 def state_digest(state: Any) -> str:

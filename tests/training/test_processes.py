@@ -24,12 +24,11 @@ from holderjax.training import load_run, train
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.logging import read_metrics
 
-PATIENCE = 300
+PATIENCE = 900
 
 
 @contextmanager
-def training_process(out: Path, **options: Any) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, tiny_run.__file__, str(out), json.dumps(options)]
+def running(command: list[str]) -> Iterator[subprocess.Popen]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -51,23 +50,29 @@ def same(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_run_killed_and_resumed_ends_bit_for_bit_as_an_uninterrupted_one(
-    finished: Path, tmp_path: Path, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    out = tmp_path / "killed"
-    with training_process(out) as process:
-        wait_for_step(out, int(rng.choice([10, 12, 14, 16])), process)
-        time.sleep(rng.uniform(0, 0.03))
+def kill_when_at(step: int, delay: float, command: list[str], out: Path) -> None:
+    with running(command) as process:
+        wait_for_step(out, step, process)
+        time.sleep(delay)
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL, process.stderr.read()
+
+
+def test_a_run_killed_and_resumed_ends_bit_for_bit_as_an_uninterrupted_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    out = tmp_path / "killed"
+    # More checkpoints than the uninterrupted run has, so that the kill may well hit one.
+    settings = {"checkpoint_every": 2}
+    command = tiny_run.command(out, **settings)
+    kill_when_at(int(rng.choice([8, 10, 12])), rng.uniform(0, 0.03), command, out)
     with Checkpoints(out / "checkpoints") as checkpoints:
         assert 0 < checkpoints.steps()[-1] < 24
     # Compiled anew, as after a crash, not the very program of the uninterrupted run.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        assert train(tiny_run.config(out, resume=True)).step == 24
+        assert train(tiny_run.config(out, resume=True, **settings)).step == 24
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
     assert same(load_run(out).params, load_run(finished).params)
@@ -75,9 +80,26 @@ def test_a_run_killed_and_resumed_ends_bit_for_bit_as_an_uninterrupted_one(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
+def test_digits_killed_three_times_ends_bit_for_bit_as_uninterrupted(tmp_path: Path) -> None:
+    """The command itself, on real digits and all components, compiled anew every time."""
+    rng = np.random.default_rng(1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "holderjax.cli", "train", "--system", "holder++"]
+    command += ["--steps", "120", "--log-every", "5", "--checkpoint-every", "10", "--resume"]
+    with running([*command, "--out", str(whole)]) as process:
+        assert process.wait(PATIENCE) == 0, process.stderr.read()
+    for step in (25, 55, 85):
+        delay = rng.uniform(0, 1.0)
+        kill_when_at(step, delay, [*command, "--out", str(killed)], killed)
+    with running([*command, "--out", str(killed)]) as process:
+        assert process.wait(PATIENCE) == 0, process.stderr.read()
+    assert same(load_run(whole).params, load_run(killed).params)
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
-    with training_process(out, steps=10**6, checkpoint_every=10**6) as process:
+    with running(tiny_run.command(out, steps=10**6, checkpoint_every=10**6)) as process:
         wait_for_step(out, 6, process)
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
@@ -94,7 +116,7 @@ def test_four_devices_follow_the_trajectory_of_one(
     flags = os.environ.get("XLA_FLAGS", "")
     monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=4")
     out = tmp_path / "four"
-    with training_process(out, steps=8) as process:
+    with running(tiny_run.command(out, steps=8)) as process:
         assert process.wait(PATIENCE) == 0, process.stderr.read()
     assert len(json.loads((out / "versions.json").read_text())["devices"]) == 4
     for four, one in zip(read_metrics(out), read_metrics(finished), strict=False):

@@ -1,8 +1,7 @@
-"""A data set and a config that train in seconds; as a script, one run of them in a process."""
+"""A data set and a config that train in seconds; as a script, `holderjax` with that data set."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from holderjax import data
-from holderjax.training import TrainConfig, train
+from holderjax.cli import main
+from holderjax.training import TrainConfig
 
 
 def load_tiny(seed: int = 0) -> data.Dataset:
@@ -31,19 +31,24 @@ def register() -> None:
     data.DATASETS["tiny"] = data.DatasetInfo("tiny", "stripes", "rows, columns", "", load_tiny)
 
 
+# Twelve dispatches of two steps, and a checkpoint after every other one.
+SETTINGS: dict[str, Any] = {
+    **{"data": "tiny", "steps": 24, "batch_size": 8, "latent_dim": 2, "private_dim": 2},
+    **{"log_every": 2, "checkpoint_every": 4, "keep": 100},
+}
+
+
 def config(out: Path, **changes: Any) -> TrainConfig:
-    """Twelve dispatches of two steps, and a checkpoint after every other one."""
-    settings: dict[str, Any] = {
-        **{"data": "tiny", "steps": 24, "batch_size": 8, "latent_dim": 2, "private_dim": 2},
-        **{"log_every": 2, "checkpoint_every": 4, "keep": 100},
-    }
-    return TrainConfig(out=out, **settings | changes)
+    return TrainConfig(out=out, **SETTINGS | changes)
+
+
+def command(out: Path, **changes: Any) -> list[str]:
+    """The same run as a command, for another process."""
+    settings = {"out": out, **SETTINGS, **changes}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    return [sys.executable, __file__, "train", *flags]
 
 
 if __name__ == "__main__":
     register()
-    options = json.loads(sys.argv[2])
-    try:
-        train(config(Path(sys.argv[1]), **options))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())
