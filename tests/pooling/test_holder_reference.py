@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pooling_cases import quick_jit
 
 from holderjax.pooling import (
     DiagGaussian,
@@ -24,7 +25,7 @@ def name(case):
     return f"M{case['M']}-D{case['D']}-alpha{case['alpha']:.2f}"
 
 
-@partial(jax.jit, static_argnames="order")
+@partial(quick_jit, static_argnames="order")
 def compute(experts, points, weights, order):
     pool = holder_pool(experts, order=order, weights=weights)
     values = {

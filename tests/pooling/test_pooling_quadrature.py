@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pooling_cases import GRID, densities, integrate, multisets, random_experts, take
+from pooling_cases import (
+    GRID,
+    densities,
+    integrate,
+    multisets,
+    quick_jit,
+    random_experts,
+    take,
+)
 
 from holderjax.pooling import (
     DiagGaussian,
@@ -56,7 +64,7 @@ def test_holder_pool_is_the_power_mean_of_densities(order):
     expected = np.log(power_mean[9000:11001:200] / mass)
     points = GRID[9000:11001:200, None]
 
-    @jax.jit
+    @quick_jit
     def compute(experts):
         options = {"order": order, "weights": weights}
         pool = holder_pool(experts, **options)
@@ -86,7 +94,7 @@ def test_each_component_is_its_term_of_the_multinomial(order):
         terms.append((integrate(values), *moments(values)))
     total = sum(mass for mass, _, _ in terms)
 
-    pool = jax.jit(lambda e: holder_pool(e, order=order, weights=weights))(experts)
+    pool = quick_jit(lambda e: holder_pool(e, order=order, weights=weights))(experts)
     mean, log_var = pool.components.mean[:, 0], pool.components.log_var[:, 0]
     computed = np.stack([np.exp(pool.log_weights), mean, np.exp(log_var)], axis=1)
     expected = np.array([(mass / total, mean, variance) for mass, mean, variance in terms])
@@ -96,11 +104,11 @@ def test_each_component_is_its_term_of_the_multinomial(order):
 
 def test_components_of_order_two_come_unimodal_first_then_pairs():
     experts = random_experts(3, 4, 2, dtype=np.float64)
-    pool = jax.jit(holder_pool)(experts)
+    pool = quick_jit(holder_pool)(experts)
     pairs = [(j, j) for j in range(4)] + list(combinations(range(4), 2))
     assert [tuple(np.flatnonzero(row)[[0, -1]]) for row in pool.members] == pairs
     first, second = np.array(pairs).T
-    expected = jax.jit(geometric_mean)(take(experts, first), take(experts, second))
+    expected = quick_jit(geometric_mean)(take(experts, first), take(experts, second))
     equal(pool.components.mean, expected.mean)
     equal(pool.components.log_var, expected.log_var)
 
@@ -108,8 +116,8 @@ def test_components_of_order_two_come_unimodal_first_then_pairs():
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_members_of_a_component_are_the_experts_that_shape_it(order):
     experts = random_experts(4, 3, 2, dtype=np.float64)
-    pool = jax.jit(partial(holder_pool, order=order))
-    jacobian = jax.jit(jax.jacobian(lambda q: pool(q).components.mean.sum(axis=-1)))(experts)
+    pool = quick_jit(partial(holder_pool, order=order))
+    jacobian = quick_jit(jax.jacobian(lambda q: pool(q).components.mean.sum(axis=-1)))(experts)
     shaped = (np.abs(jacobian.mean) > 0).any(axis=-1)  # [K, M, D] -> [K, M]
     np.testing.assert_array_equal(pool(experts).members, shaped)
 
@@ -149,7 +157,7 @@ def test_hellinger_has_the_moments_of_the_pool(weights):
     experts = random_experts(8, 3, 1, dtype=np.float64)
     w = np.ones(3) if weights is None else np.array(weights)
     mean, variance = moments((w @ np.sqrt(densities(experts))) ** 2)
-    pool = jax.jit(lambda e: hellinger(e, weights=weights))(experts)
+    pool = quick_jit(lambda e: hellinger(e, weights=weights))(experts)
     equal(pool.components.mean, [[mean]])
     equal(pool.components.variance, [[variance]])
     assert pool.members.tolist() == [[True] * 3]
@@ -163,7 +171,7 @@ def subsets_by_size(num_experts):
 def test_mixture_of_products_loops_over_subsets():
     experts = random_experts(9, 4, 3, dtype=np.float64)
     means, precision = np.asarray(experts.mean), np.exp(-np.asarray(experts.log_var))
-    pool = jax.jit(mixture_of_products)(experts)
+    pool = quick_jit(mixture_of_products)(experts)
     assert pool.log_weights.shape == (15,)
     for k, chosen in enumerate(subsets_by_size(4)):
         s = list(chosen)
@@ -177,7 +185,7 @@ def test_mixture_of_products_loops_over_subsets():
 def test_mixture_of_hellinger_loops_over_subsets():
     experts = random_experts(10, 4, 1, dtype=np.float64)
     roots = np.sqrt(densities(experts))
-    pool = jax.jit(mixture_of_hellinger)(experts)
+    pool = quick_jit(mixture_of_hellinger)(experts)
     assert pool.log_weights.shape == (15,)
     for k, chosen in enumerate(subsets_by_size(4)):
         s = list(chosen)
@@ -190,9 +198,9 @@ def test_mixture_of_hellinger_loops_over_subsets():
 
 def test_hellinger_of_subsets_in_several_dimensions():
     experts = random_experts(11, 3, 4, dtype=np.float64)
-    pool = jax.jit(mixture_of_hellinger)(experts)
+    pool = quick_jit(mixture_of_hellinger)(experts)
     for k, chosen in enumerate(subsets_by_size(3)):
-        alone = jax.jit(hellinger)(take(experts, np.array(chosen))).components
+        alone = quick_jit(hellinger)(take(experts, np.array(chosen))).components
         equal(pool.components.mean[k], alone.mean[0])
         equal(pool.components.log_var[k], alone.log_var[0])
 

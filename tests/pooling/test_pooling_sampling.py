@@ -1,0 +1,152 @@
+"""Draws follow their densities: two-sample tests with fixed keys, which reject the wrong pools."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pooling_cases import quick_jit, take
+from scipy import stats
+from scipy.spatial.distance import cdist
+
+from holderjax.pooling import (
+    DiagGaussian,
+    GaussianMixture,
+    holder_pool,
+    holder_sample,
+    mixture_of_experts,
+)
+
+# Three experts in the plane, chosen so that one axis tells the wrong pools below from the right.
+EXPERTS = DiagGaussian(
+    np.float32([[-0.7, -0.9], [-1.3, 0.8], [0.9, 2.1]]),
+    np.float32([[-1.1, -2.0], [-0.2, 0.2], [-0.9, 0.7]]),
+)
+WEIGHTS = np.float32([0.5, 0.3, 0.2])
+
+
+def sample(draw, seed, number=700):
+    return np.asarray(quick_jit(draw, static_argnums=1)(jax.random.key(seed), (number,)))
+
+
+def linear_cost(weights=WEIGHTS):
+    return lambda key, shape: holder_sample(key, EXPERTS, shape, weights=weights)
+
+
+def mixture(aggregator=holder_pool, experts=EXPERTS, **options):
+    return lambda key, shape: aggregator(experts, **options).sample(key, shape)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    built = quick_jit(holder_pool)(EXPERTS, weights=WEIGHTS)
+    return jax.tree.map(lambda x: np.asarray(x, float), built)
+
+
+def rejection(x, y, permutations=299):
+    """The smaller p-value of Kolmogorov-Smirnov per axis (times D) and the energy distance."""
+    marginal = min(stats.ks_2samp(x[:, d], y[:, d]).pvalue for d in range(x.shape[1]))
+    both, n = np.concatenate([x, y]), len(x)
+    distances = cdist(both, both)
+    rng = np.random.default_rng(0)
+    sides = np.ones((permutations + 1, len(both)))
+    sides[0, n:] = -1
+    for row in sides[1:]:
+        row[rng.permutation(len(both))[n:]] = -1
+    # With equal sizes the energy distance is -s' distances s / n^2 for the signs s.
+    energy = -np.einsum("pi,pi->p", sides @ distances, sides)
+    joint = (energy >= energy[0]).mean()
+    return min(1.0, x.shape[1] * marginal, 2 * joint)
+
+
+def test_pairs_matter_here(pool):
+    assert np.exp(pool.log_weights[3:]).sum() > 0.3
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["uniform", "weighted"])
+def test_holder_sample_draws_from_the_pool(weights):
+    x, y = sample(linear_cost(weights), 1), sample(mixture(weights=weights), 2)
+    assert rejection(x, y) > 0.05
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        mixture(mixture_of_experts, weights=WEIGHTS),
+        mixture(weights=None),
+        mixture(order=4, weights=WEIGHTS),
+    ],
+    ids=["mixture of experts", "without weights", "another order"],
+)
+def test_the_two_sample_test_rejects_other_pools(wrong):
+    assert rejection(sample(linear_cost(), 1), sample(wrong, 2)) < 0.01
+
+
+def test_the_energy_distance_sees_what_no_marginal_does():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 500, 2))
+    y[:, 1] = 0.8 * y[:, 0] + 0.6 * y[:, 1]
+    assert rejection(x, y) < 0.01
+
+
+@pytest.mark.parametrize(
+    "draw", [linear_cost(), mixture(weights=WEIGHTS)], ids=["linear cost", "mixture"]
+)
+def test_draws_follow_the_distribution_function(draw, pool):
+    x = sample(draw, 3, 4000)
+    scale = np.exp(0.5 * pool.components.log_var)
+    for d in range(2):
+        z = (x[:, None, d] - pool.components.mean[:, d]) / scale[:, d]
+        uniform = stats.norm.cdf(z) @ np.exp(pool.log_weights)
+        assert stats.kstest(uniform, "uniform").pvalue > 0.01
+
+
+def test_each_entry_of_a_batch_draws_from_its_own_pool():
+    """Masks and weights per entry; the last entry has no expert left, under jit, and is N(0, I)."""
+    experts = jax.tree.map(lambda x: np.stack([x, x[::-1], x, x], axis=1), EXPERTS)
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0]], bool)
+    held = jax.tree.map(lambda x: np.where(mask[..., None], x, np.nan), experts)
+    weights = np.stack([WEIGHTS, WEIGHTS, WEIGHTS[::-1], WEIGHTS], axis=1)
+    draw = jax.jit(lambda key, mask: holder_sample(key, held, (600,), weights=weights, mask=mask))
+    x = np.asarray(draw(jax.random.key(4), mask))
+    assert x.shape == (600, 4, 2)
+    for b in range(3):
+        there = mask[:, b]
+        own = mixture(experts=take(experts, (there, b)), weights=weights[there, b])
+        assert rejection(x[:, b], sample(own, 5, 600)) > 0.05
+    for d in range(2):
+        assert stats.kstest(x[:, 3, d], "norm").pvalue > 0.01
+    # Entries are drawn independently of each other.
+    correlation = np.corrcoef(x.reshape(600, 8).T)
+    across = correlation - np.kron(np.eye(4), np.ones((2, 2))) * correlation
+    assert np.abs(across).max() < 4 / np.sqrt(600)
+
+
+def test_the_mixture_draws_components_by_weight_and_never_one_of_weight_zero():
+    components = DiagGaussian(jnp.array([[-100.0], [0.0], [jnp.nan]]), jnp.full((3, 1), -10.0))
+    two = GaussianMixture(components, np.float32([np.log(0.3), np.log(0.7), -np.inf]))
+    x = sample(two.sample, 6, 4000)
+    assert np.isfinite(x).all()
+    share = (x < -50).mean()
+    assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (4,), (2, 2)])
+def test_shapes_of_draws(shape, batch):
+    experts = DiagGaussian(*(jax.ShapeDtypeStruct((3, *batch, 5), jnp.float32),) * 2)
+    key = jax.random.key(0)
+    expected = (*shape, *batch, 5)
+    linear = jax.eval_shape(lambda e: holder_sample(key, e, shape), experts)
+    assert linear.shape == expected
+    pool = jax.eval_shape(lambda e: holder_pool(e).sample(key, shape), experts)
+    assert pool.shape == expected
+    assert jax.eval_shape(lambda e: e.sample(key, shape), experts).shape == (*shape, 3, *batch, 5)
+
+
+def test_gradients_reach_the_experts_through_the_draw():
+    """One expert: z = mean + exp(log_var / 2) noise, so both derivatives are known."""
+    one = take(EXPERTS, np.s_[:1])
+    draw = jax.jit(lambda experts: holder_sample(jax.random.key(8), experts))
+    gradient = jax.jit(jax.grad(lambda experts: draw(experts).sum()))(one)
+    np.testing.assert_allclose(gradient.mean[0], [1.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(gradient.log_var[0], 0.5 * (draw(one) - one.mean[0]), rtol=1e-5)
