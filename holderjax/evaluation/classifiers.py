@@ -142,7 +142,9 @@ class Network(nnx.Module):
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph"])
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network, a pytree; call it on images [..., H, W, C] in [0, 1] for logits [..., K].
+    """A trained network, a pytree; call it on images [..., H, W, C] for logits [..., K].
+
+    Values beyond [0, 1], which a decoder may give, count as the black or white that they look like.
 
     Attributes:
       graph: the network without its parameters.
@@ -153,14 +155,14 @@ class Classifier:
     params: Any
 
     def __call__(self, images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch K"]:
-        flat = images.reshape(-1, *images.shape[-3:])
+        flat = jnp.clip(images, 0, 1).reshape(-1, *images.shape[-3:])
         logits = nnx.merge(self.graph, self.params)(flat)
         return logits.reshape(*images.shape[:-3], -1)
 
 
-def image_modalities(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """The names of those modalities that are images, of shape [H, W, C]."""
-    return [name for name, shape in shapes.items() if len(shape) == 3]
+def image_modalities(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of those modalities that are images: bytes of shape [N, H, W, C]."""
+    return [name for name, x in arrays.items() if x.ndim == 4 and x.dtype == np.uint8]
 
 
 def load_classifiers(dataset: data.Dataset, recipe: Recipe = RECIPE) -> dict[str, Classifier]:
@@ -176,12 +178,13 @@ def load_classifiers(dataset: data.Dataset, recipe: Recipe = RECIPE) -> dict[str
     Raises:
       ValueError: if no modality is an image, or the data has no labels.
     """
-    names = image_modalities(dataset.modalities)
+    names = image_modalities(dataset.train.arrays)
     if dataset.train.labels is None:
         raise ValueError(f"classifiers: the data {dataset.name!r} has no labels to learn")
     if not names:
         raise ValueError(
-            f"classifiers: expected at least one image modality [H, W, C], got {dataset.modalities}"
+            "classifiers: expected at least one image modality, uint8 [H, W, C], got "
+            f"{dataset.modalities}"
         )
     return {name: load_classifier(dataset, name, recipe) for name in names}
 
@@ -202,10 +205,13 @@ def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -
     Raises:
       ValueError: if the modality is no image.
     """
-    shape = dataset.modalities[name]
-    if len(shape) != 3:
-        raise ValueError(f"classifiers: {name!r} should be an image [H, W, C], got shape {shape}")
-    build = partial(new_classifier, shape, dataset.num_classes, recipe)
+    images = dataset.train.arrays[name]
+    if name not in image_modalities(dataset.train.arrays):
+        raise ValueError(
+            f"classifiers: {name!r} should be an image, uint8 [H, W, C], "
+            f"got {images.dtype} {list(images.shape[1:])}"
+        )
+    build = partial(new_classifier, images.shape[1:], dataset.num_classes, recipe)
     path = cache_path(dataset, name, recipe)
     if path.exists():
         try:
@@ -214,7 +220,7 @@ def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -
             logger.warning("%s is damaged (%s): training the classifier again", path, error)
     classifier = train_classifier(
         build(jax.random.key(0)),
-        dataset.train.arrays[name],
+        images,
         dataset.train.labels,
         recipe,
         description=f"training the classifier of {name}",

@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from holderjax import data
-from holderjax.evaluation.classifiers import image_modalities
 from holderjax.evaluation.coherence import Table, by_subset_size
 from holderjax.evaluation.files import replacing
 from holderjax.naming import unknown
@@ -57,7 +56,7 @@ STYLE = {
     "savefig.dpi": 150,
 }
 # Inches of one tile of a grid and of a character beside it; gaps in tiles.
-TILE, CHARACTER = 0.36, 0.068
+TILE, CHARACTER = 0.36, 0.076
 TILE_GAP, GROUP_GAP, MARGIN = 0.1, 0.6, 0.5
 
 
@@ -89,9 +88,10 @@ class Grid:
         self.axes.set_axis_off()
 
     def image(self, x: float, y: float, image: Float[np.ndarray, "H W C"]) -> None:
-        """An image whose upper left corner is (x, y); gray if it has one channel."""
+        """An image whose upper left corner is (x, y), in gray if it has one channel."""
+        shown = np.clip(image, 0, 1)
         self.axes.imshow(
-            image[..., 0] if image.shape[-1] == 1 else image,
+            shown[..., 0] if shown.shape[-1] == 1 else shown,
             extent=(x, x + 1, y + 1, y),
             cmap="gray",
             vmin=0,
@@ -207,10 +207,10 @@ def conditional_grids(
     keys = jax.random.split(jax.random.key(seed), len(masks))
 
     labels = [", ".join(np.array(names)[mask]) for mask in masks]
-    left = 2 * MARGIN + max(map(len, [*labels, "given"])) * CHARACTER / TILE
+    left = 2 * MARGIN + max(map(len, [*labels, "observed "])) * CHARACTER / TILE
     inner = offset(samples) + GROUP_GAP
     starts = [left + offset(len(shown)) + GROUP_GAP + i * inner for i in range(len(shown))]
-    top, block = 3.1, offset(len(index)) + GROUP_GAP
+    top, block = 2.5, offset(len(index)) + GROUP_GAP
     bottom = top + len(masks) * block - GROUP_GAP
     grid = Grid(starts[-1] + inner - GROUP_GAP + MARGIN, bottom + 1.2)
     _conditional_headings(grid, heading(run, "Conditional samples"), shown, left, starts)
@@ -234,21 +234,22 @@ def _conditional_headings(
     grid: Grid, title: str, shown: Sequence[str], left: float, starts: Sequence[float]
 ) -> None:
     grid.text(MARGIN, 0.8, title, fontsize=10.5, weight="bold")
-    grid.text(MARGIN, 2.5, "given", fontsize=9, weight="bold")
-    if max(map(len, shown)) <= 4:
-        for i, name in enumerate(shown):
-            grid.text(left + offset(i) + 0.5, 2.5, name, ha="center", color=MUTED)
-    grid.text(left, 1.75, "observed", fontsize=9, weight="bold")
-    for name, start in zip(shown, starts, strict=True):
-        grid.text(start, 2.5, f"samples of {name}", fontsize=9, weight="bold")
+    y = 1.85
+    grid.text(MARGIN, y, "observed", fontsize=9, weight="bold")
+    longest = max(map(len, shown))
+    for i, (name, start) in enumerate(zip(shown, starts, strict=True)):
+        size = 8 * min(1, 4 / longest)
+        grid.text(left + offset(i) + 0.5, y, name, ha="center", color=MUTED, fontsize=size)
+        grid.text(start, y, f"samples of {name}", fontsize=9, weight="bold")
 
 
 def shown_modalities(model: Model) -> list[str]:
-    """The modalities that a grid draws; ValueError if there are none."""
+    """The modalities that can be drawn, in gray or in colours; ValueError if there are none."""
     shapes = {name: modality.shape for name, modality in model.modalities.items()}
-    if not (names := image_modalities(shapes)):
-        raise ValueError(f"pictures: expected at least one image modality [H, W, C], got {shapes}")
-    return names
+    shown = [name for name, shape in shapes.items() if len(shape) == 3 and shape[-1] in (1, 3)]
+    if not shown:
+        raise ValueError(f"pictures: expected a modality [H, W, 1] or [H, W, 3], got {shapes}")
+    return shown
 
 
 def observed_mask(names: Sequence[str], observed: Sequence[str]) -> Bool[np.ndarray, " M"]:
@@ -337,8 +338,10 @@ def training_curves(run: Run, path: Path, metrics: Sequence[Mapping[str, Any]]) 
     figure, (loss, reconstruction, kl) = panels(heading(run, "Training"), (3.8, 3.8, 3.8))
     loss.set_title("Loss (negative bound, nats)")
     loss.plot(*series(metrics, "loss"), color=COLORS[0], label="training")
-    loss.plot(*series(metrics, "test_loss"), "o-", ms=4, color=COLORS[1], label="held out")
-    reconstruction.set_title("Log-likelihood (nats)")
+    steps, held_out = series(metrics, "test_loss")
+    if steps:
+        loss.plot(steps, held_out, "o-", ms=4, color=COLORS[1], label="held out")
+    reconstruction.set_title("Log-likelihood of each modality (nats)")
     kl.set_title("KL (nats)")
     kl.plot(*series(metrics, "kl_z"), color=INK, label="z", linewidth=2.2)
     for i, name in enumerate(run.model.modalities):
@@ -397,13 +400,14 @@ def pi_over_training(
     shares = {size: stacked[sizes[order] == size, -1].sum() for size in kinds}
     handles = [Rectangle((0, 0), 1, 1, color=kinds[size], alpha=0.85) for size in kinds]
     texts = [f"{kind_of_component(size)}: {share:.0%} at the end" for size, share in shares.items()]
-    area.legend(handles, texts, loc="lower center", bbox_to_anchor=(0.5, -0.4), ncols=2)
+    area.legend(handles, texts, loc="lower left", frameon=True, framealpha=0.9, edgecolor="white")
 
     largest = np.sort(np.argsort(-stacked[:, -1], kind="stable")[:20])
     bars.set_title("At the end")
     labels = ["·".join(names[members[k]]) for k in order[largest]]
     bars.barh(labels, stacked[largest, -1], color=[colors[k] for k in largest], alpha=0.85)
     bars.set(xlabel="mean weight")
+    bars.xaxis.set_major_locator(MaxNLocator(5))
     bars.invert_yaxis()
     bars.grid(axis="y", visible=False)
     bars.tick_params(axis="y", length=0, labelsize=min(8.0, 140 / len(labels)))

@@ -215,7 +215,7 @@ def write_pictures(
     if lines:
         files.append(pictures.training_curves(run, run.path / "training.png", lines))
         one = {name: data.to_float(x[:1]) for name, x in split.arrays.items()}
-        members = np.asarray(run.model.encode(run.params, one).members)
+        members = np.asarray(jax.jit(run.model.encode)(run.params, one).members)
         files.append(pictures.pi_over_training(run, run.path / "pi.png", lines, members))
     return files
 
@@ -236,19 +236,20 @@ def score_table(metrics: Mapping[str, Any]) -> RichTable:
         table.add_column(column, justify="right")
     rows = []
     for name, error in reconstruction["absolute_error"].items():
-        diversity = metrics["diversity"]["conditional"][name] / metrics["diversity"]["real"][name]
+        real = metrics["diversity"]["real"][name]
         rows.append(
             [
                 metrics["classifier"]["accuracy"].get(name),
                 *(by_subset_size(only(coherence["by_subset"], name)).get(s) for s in sizes),
                 reconstruction["classifier_accuracy"].get(name),
                 error,
-                diversity,
+                metrics["diversity"]["conditional"][name] / real if real else None,
             ]
         )
         table.add_row(name, *map(number, rows[-1]))
     table.add_section()
-    means = [np.mean([x for x in column if x is not None]) for column in zip(*rows, strict=True)]
+    columns = [[x for x in column if x is not None] for column in zip(*rows, strict=True)]
+    means = [float(np.mean(column)) if column else None for column in columns]
     table.add_row("mean", *map(number, means), style="bold")
     table.caption = (
         f"coherence: leave-one-out {number(coherence['leave_one_out'])}, "

@@ -81,8 +81,9 @@ def test_a_damaged_file_is_replaced_with_a_warning(tiny_data, damage, caplog, no
     whole = path.read_bytes()
     if damage == "another network's":
         other = dataclasses.replace(TINY, hidden=5)
-        load_classifier(tiny_data, "m0", other)
-        path.write_bytes(cache_path(tiny_data, "m0", other).read_bytes())
+        classifiers.write_classifier(
+            path, classifiers.new_classifier((4, 4, 3), NUM_CLASSES, other, KEY)
+        )
     else:
         flipped = bytearray(whole)
         flipped[whole.index(b"NUMPY") + 150] ^= 255
@@ -116,13 +117,20 @@ def test_modalities_that_are_no_images_have_no_classifier(tiny_data):
         np.arange(4),
     )
     assert list(load_classifiers(mixed, TINY)) == ["m0"]
-    with pytest.raises(ValueError, match=r"'v' should be an image \[H, W, C\]"):
+    with pytest.raises(ValueError, match="'v' should be an image, uint8"):
         load_classifier(mixed, "v", TINY)
     only = data.Dataset.from_arrays("v", {"v": vector}, {"v": vector}, np.arange(4), np.arange(4))
     with pytest.raises(ValueError, match="at least one image modality"):
         load_classifiers(only, TINY)
     with pytest.raises(ValueError, match="no labels"):
         load_classifiers(data.Dataset.from_arrays("v", {"v": vector}, {"v": vector}), TINY)
+
+
+def test_what_a_decoder_gives_beyond_black_and_white_is_judged_as_it_looks():
+    judge = classifiers.new_classifier((4, 4, 3), NUM_CLASSES, TINY, KEY)
+    images = jax.random.normal(KEY, (2, 3, 4, 4, 3))
+    np.testing.assert_array_equal(judge(images), judge(jnp.clip(images, 0, 1)))
+    assert judge(images).shape == (2, 3, NUM_CLASSES)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(4, 2, 8), (4, 2, 7), (3, 1, 5), (3, 2, 7)])

@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
-from fake_models import NUM_CLASSES, image_of
+from fake_models import NUM_CLASSES, SHAPE, image_of
 from matplotlib.image import imread
+from rich.console import Console
 
-from holderjax import data, training
-from holderjax.data.registry import DatasetInfo
-from holderjax.evaluation import Recipe, evaluate, pictures
-from holderjax.evaluation.report import first_examples, number
+from holderjax import data, models, training
+from holderjax.evaluation import Recipe, evaluate, pictures, report
+from holderjax.evaluation.report import first_examples, number, score_table
+from holderjax.training.logging import METRICS_FILE
+from holderjax.training.metrics import flatten
 
+KEY = jax.random.key(0)
 TINY = Recipe(widths=(2, 2, 2), hidden=4, steps=4, steps_per_dispatch=2, batch_size=4)
 PICTURES = {"conditional.png", "unconditional.png", "training.png", "pi.png", "coherence.png"}
 
 
 def split_of(size: int) -> data.Split:
     labels = (np.arange(size) % NUM_CLASSES).astype(np.int32)
-    images = np.asarray(np.round(255 * image_of(labels))).astype(np.uint8)
+    noise = np.random.default_rng(size).integers(0, 30, (size, *SHAPE))
+    images = np.asarray(200 * image_of(labels) + noise).astype(np.uint8)
     vector = np.eye(NUM_CLASSES, dtype=np.float32)[labels]
-    return data.Split({"a": images, "b": images[..., :1], "v": vector}, labels)
+    return data.Split({"a": images, "b": 255 - images, "v": vector}, labels)
+
+
+def write_metrics(folder, model, params, batch) -> None:
+    """Two lines as training writes them."""
+    loss, aux = jax.jit(model.loss)(params, batch, KEY)
+    line = {"loss": float(loss), **{k: np.asarray(x).tolist() for k, x in flatten(aux).items()}}
+    lines = [{"step": 1, **line}, {"step": 2, **line, "test_loss": float(loss)}]
+    (folder / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
-    """A run of two steps on two image modalities and a vector, and its evaluation."""
-    folder = tmp_path_factory.mktemp("evaluated")
+def run(tmp_path_factory):
+    """An untrained Hölder++ of two images and a vector, as `load_run` gives a trained one."""
+    folder = tmp_path_factory.mktemp("run")
     dataset = data.Dataset("tiny", split_of(20), split_of(15), NUM_CLASSES)
+    modalities = {name: models.Modality(shape) for name, shape in dataset.modalities.items()}
+    model = models.build("holder++", modalities, latent_dim=2, private_dim=2)
+    params = jax.jit(model.init)(KEY)
+    config = training.TrainConfig(out=folder, data="tiny")
+    run = training.Run(folder, config, model, params, step=2)
+    batch = {name: data.to_float(x) for name, x in dataset.train.arrays.items()}
+    write_metrics(folder, model, params, batch)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Run, "dataset", lambda self: dataset)
+        patch.setattr(report, "load_run", lambda path, checkpoint: run)
         patch.setenv("HOLDERJAX_CACHE", str(folder / "cache"))
-        row = DatasetInfo("tiny", "", "", "", lambda: dataset)
-        patch.setitem(data.DATASETS, "tiny", row)
-        config = training.TrainConfig(
-            out=folder / "run",
-            data="tiny",
-            steps=2,
-            batch_size=4,
-            latent_dim=2,
-            private_dim=2,
-            checkpoint_every=1,
-            log_every=1,
-        )
-        training.train(config)
-        metrics = evaluate(config.out, prior_samples=20, recipe=TINY)
-        yield config.out, metrics
+        yield run
 
 
-def test_metrics_json_holds_what_was_returned_and_promised(evaluated):
-    folder, metrics = evaluated
-    stored = json.loads((folder / "metrics.json").read_text())
+@pytest.fixture(scope="module")
+def metrics(run):
+    """What `evaluate` returns."""
+    return evaluate(run.path, prior_samples=20, recipe=TINY)
+
+
+def test_metrics_json_holds_what_was_returned_and_promised(run, metrics):
+    stored = json.loads((run.path / "metrics.json").read_text())
     assert stored == metrics
     coherence = stored["coherence"]
     assert 0 <= coherence["leave_one_out"] <= 1
     assert coherence["by_subset_size"].keys() == {"1", "2"}
     assert coherence["by_subset_size"]["2"] == pytest.approx(coherence["leave_one_out"])
+    assert coherence["by_subset"]["b,v"].keys() == {"a"}
     assert 0 <= coherence["unconditional"] <= 1
     assert coherence["unjudged"] == ["v"]
     assert stored["classifier"]["accuracy"].keys() == {"a", "b"}
@@ -69,56 +84,69 @@ def test_metrics_json_holds_what_was_returned_and_promised(evaluated):
     assert stored["device"]
 
 
-def test_every_picture_is_written_and_shows_something(evaluated):
-    folder, _ = evaluated
-    assert {path.name for path in folder.glob("*.png")} == PICTURES
+def test_every_picture_is_written_and_shows_something(run, metrics):
+    assert {path.name for path in run.path.glob("*.png")} == PICTURES
     for name in PICTURES:
-        pixels = imread(folder / name)
+        pixels = imread(run.path / name)
         assert min(pixels.shape[:2]) > 100
         assert pixels[..., :3].std() > 0.02
 
 
-def test_a_second_evaluation_gives_the_same_numbers_and_pictures(evaluated):
-    folder, metrics = evaluated
-    before = {name: imread(folder / name) for name in PICTURES}
-    assert evaluate(folder, prior_samples=20, recipe=TINY) == metrics
-    for name, pixels in before.items():
-        np.testing.assert_array_equal(imread(folder / name), pixels)
+def test_the_table_names_every_modality_and_the_coherence(metrics):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(score_table(metrics))
+    text = console.export_text()
+    assert {"a", "b", "v", "mean"} <= set(text.split())
+    assert f"leave-one-out {metrics['coherence']['leave_one_out']:.3f}" in text
 
 
-def test_grids_grow_with_what_they_show(evaluated, tmp_path):
-    run = training.load_run(evaluated[0])
-
-    def size(path):
-        return np.array(imread(path).shape[:2])
-
-    small, large = (
-        size(
-            pictures.conditional_grid(
-                run, tmp_path / "grid.png", observed=["a", "v"], samples=n, rows=n
-            )
+def test_a_grid_is_reproducible_and_grows_with_what_it_shows(run, tmp_path):
+    def grid(count):
+        path = tmp_path / "grid.png"
+        observed = ["a", "v"]
+        return imread(
+            pictures.conditional_grid(run, path, observed=observed, samples=count, rows=count)
         )
-        for n in (2, 4)
-    )
-    assert (large > small).all()
+
+    small = grid(1)
+    np.testing.assert_array_equal(small, grid(1))
+    height, width, _ = grid(2).shape
+    assert height > small.shape[0]
+    assert width > small.shape[1]
+
+
+def test_the_grid_of_prior_samples_has_a_column_for_each(run, tmp_path):
     few, many = (
-        size(pictures.unconditional_grid(run, tmp_path / "prior.png", samples=n)) for n in (30, 40)
+        imread(pictures.unconditional_grid(run, tmp_path / "prior.png", samples=count)).shape
+        for count in (25, 30)
     )
     assert many[1] > few[1]
     assert many[0] == few[0]
 
 
-def test_a_picture_is_of_the_kind_that_its_suffix_says(evaluated, tmp_path):
-    run = training.load_run(evaluated[0])
-    path = pictures.unconditional_grid(run, tmp_path / "prior.pdf", samples=2)
+def test_a_picture_is_of_the_kind_that_its_suffix_says(tmp_path):
+    path = pictures.save(pictures.Grid(3, 3).figure, tmp_path / "grid.pdf")
     assert path.read_bytes().startswith(b"%PDF")
     with pytest.raises(ValueError, match="not supported"):
-        pictures.unconditional_grid(run, tmp_path / "prior.nonsense", samples=2)
+        pictures.save(pictures.Grid(3, 3).figure, tmp_path / "grid.nonsense")
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_unknown_and_missing_names_are_refused(evaluated, tmp_path):
-    run = training.load_run(evaluated[0])
+def test_a_tile_shows_its_image_in_its_place(tmp_path):
+    grid = pictures.Grid(4, 2)
+    grid.image(0, 0, np.array([[[2.0]]]))
+    grid.image(1, 0, np.array([[[-1.0]]]))
+    grid.image(2, 1, np.array([[[1.0, 0.0, 0.0]]]))
+    pixels = imread(pictures.save(grid.figure, tmp_path / "grid.png"))
+    tile = pixels.shape[0] // 2
+    middles = [
+        pixels[tile // 2 + row * tile, tile // 2 + column * tile, :3]
+        for row, column in ((0, 0), (0, 1), (1, 2))
+    ]
+    np.testing.assert_array_equal(middles, [[1, 1, 1], [0, 0, 0], [1, 0, 0]])
+
+
+def test_unknown_and_missing_names_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"unknown modality 'c'.*a, b, v"):
         pictures.conditional_grid(run, tmp_path / "grid.png", observed=["a", "c"])
     with pytest.raises(ValueError, match="at least one of a, b, v"):
