@@ -48,7 +48,12 @@ class Model:
         return nnx.to_pure_dict(nnx.state(_networks(self, nnx.Rngs(key))))
 
     def loss(
-        self, params: Params, batch: Batch, key: PRNGKeyArray, beta: float | Array = 1.0
+        self,
+        params: Params,
+        batch: Batch,
+        key: PRNGKeyArray,
+        beta: float | Array = 1.0,
+        weight_gradient: float | Array = 1.0,
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """The negative bound: see `holderjax.models.objective`.
 
@@ -59,14 +64,21 @@ class Model:
           key: a PRNG key, or one per example [B]; with the latter the loss of a batch is the mean
             of the losses of its parts.
           beta: weight of the KL terms, may be traced.
+          weight_gradient: scales the gradient through the components' weights pi, may be traced;
+            1 is the gradient of the bound, 0 treats pi as constant. The value does not change.
 
         Returns:
           The loss in nats, the mean over the batch, and the averages of its parts.
 
         Raises:
-          ValueError: for a batch that lacks a modality or holds one of another shape.
+          ValueError: for a batch that lacks a modality or holds one of another shape, and for a
+            mask or keys that do not fit it.
         """
         size = self._check_batch(batch, tuple(self.modalities))
+        if key.shape not in ((), (size,)):
+            raise ValueError(f"key: expected the shape () or ({size},), got {key.shape}")
+        if "mask" in batch:
+            self._check_mask(batch["mask"], (size,))
         return objective(
             self._merge(params),
             self.modalities,
@@ -74,6 +86,7 @@ class Model:
             batch,
             key if key.ndim else jax.random.split(key, size),
             beta=beta,
+            weight_gradient=weight_gradient,
             kl=self.system.kl,
             budget=self.components,
         )
@@ -125,6 +138,8 @@ class Model:
         Raises:
           ValueError: for a name that is no modality, and for no observed modality.
         """
+        if unobserved_private not in ("prior", "auxiliary"):
+            raise unknown("unobserved_private", unobserved_private, ("prior", "auxiliary"))
         batch = self._observe(batch, observed)
         batch, present = mask_absent(self.modalities, batch)
         networks = self._merge(params)
@@ -167,6 +182,8 @@ class Model:
         names = tuple(self.modalities)
         if not isinstance(observed, (jax.Array, np.ndarray)):
             observed = (observed,) if isinstance(observed, str) else tuple(observed)
+            if not all(isinstance(name, str) for name in observed):
+                raise ValueError(f"observed: expected names or an array, got {observed}")
             for name in observed:
                 if name not in names:
                     raise unknown("modality", name, names)
@@ -176,6 +193,7 @@ class Model:
             observed = np.isin(names, observed)
         else:
             size = self._check_batch(batch, [name for name in names if name in batch])
+            self._check_mask(observed, (), (size,))
             missing = [i for i, name in enumerate(names) if name not in batch]
             if not isinstance(observed, jax.core.Tracer):
                 for i in missing:
@@ -186,6 +204,12 @@ class Model:
             for name, modality in self.modalities.items()
         }
         return full | {"mask": jnp.broadcast_to(observed, (size, len(names)))}
+
+    def _check_mask(self, mask: Any, *batch_shapes: tuple[int, ...]) -> None:
+        shapes = [(*batch, len(self.modalities)) for batch in batch_shapes]
+        if jnp.shape(mask) not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise ValueError(f"mask: expected the shape {expected}, got {jnp.shape(mask)}")
 
     def _check_batch(self, batch: Batch, names: Sequence[str]) -> int:
         """The batch size B; ValueError where a modality is missing or has another shape."""
@@ -277,7 +301,7 @@ def _check_options(
         raise ValueError(
             f"components: the unbiased estimator needs at least 2 draws, got {components}"
         )
-    if row.order < 1:
+    if not isinstance(row.order, int) or row.order < 1:
         raise ValueError(f"order: expected an integer n >= 1, got {row.order}")
     if row.kl not in ("mixture", "components"):
         raise unknown("KL estimator", row.kl, ("mixture", "components"))

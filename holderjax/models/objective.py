@@ -19,6 +19,7 @@ Arrays are component first: [K, B, ...], with C in place of K under a component 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -173,6 +174,7 @@ def objective(
     keys: PRNGKeyArray,
     *,
     beta: float | Array,
+    weight_gradient: float | Array,
     kl: Kl,
     budget: int | None,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
@@ -185,6 +187,7 @@ def objective(
       batch: arrays [B, *shape] by name, and optionally ``mask`` [B, M].
       keys: one per example, [B], so that the value does not depend on how a batch is sharded.
       beta: weight of the KL terms, may be traced.
+      weight_gradient: scales the gradient through pi; 1 is the gradient of the bound.
       kl: the estimator of KL_z.
       budget: components drawn per example; None sums over all.
 
@@ -194,6 +197,8 @@ def objective(
     """
     batch, present = mask_absent(modalities, batch)
     experts, posterior = pool(networks, aggregator, batch, present)
+    log_weights = scale_gradient(posterior.log_weights, weight_gradient)
+    posterior = replace(posterior, log_weights=log_weights)
     choice_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     components = visit(posterior, present, budget, choice_keys)
 
@@ -229,6 +234,12 @@ def objective(
         "unimodal_mass": jnp.sum(weights * unimodal[:, None], axis=0).mean(),
     }
     return -bound.mean(), jax.lax.stop_gradient(aux)
+
+
+def scale_gradient(x: Array, scale: float | Array) -> Array:
+    """``x``, whose gradient is multiplied by ``scale``; entries of -inf stay -inf."""
+    constant = jax.lax.stop_gradient(x)
+    return constant + scale * jnp.where(jnp.isfinite(constant), x - constant, 0.0)
 
 
 def mask_absent(modalities: dict[str, Modality], batch: Batch) -> tuple[Batch, Bool[Array, "M B"]]:

@@ -36,6 +36,10 @@ class TrainConfig:
     """Weight of the KL terms."""
     beta_warmup: int = 0
     """Steps over which that weight grows linearly: z is put to use before it is paid for."""
+    hold_weights: int = 0
+    """First steps, whose gradient takes the components' weights pi as constant. Through pi, experts
+    gain by becoming equal before they know anything, since a pair reconstructs two modalities from
+    their own private latents; on large images they do not recover."""
     seed: int = 0
     """Of the initial parameters, the order of the data and the latents drawn."""
     batch_size: int = 64
@@ -115,7 +119,7 @@ class TrainConfig:
         self._validate_paths()
 
     def _validate_steps(self) -> None:
-        for name in ("warmup", "beta_warmup"):
+        for name in ("warmup", "beta_warmup", "hold_weights"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected zero or more steps, got {getattr(self, name)}")
         if self.decay == "cosine" and self.warmup >= self.steps:

@@ -126,7 +126,9 @@ class Programs:
         keys, beta = RunKeys.of(config.seed), jnp.float32(config.beta)
         train_examples = replicate(dataset.train.arrays, devices)
         test_examples = jax.device_put(dataset.test.arrays, devices[0])
-        per_device = make_steps(model, make_optimizer(config), config.beta_warmup)
+        per_device = make_steps(
+            model, make_optimizer(config), config.beta_warmup, config.hold_weights
+        )
         steps = parallel(per_device, devices)
         held_out = make_held_out_loss(model, len(dataset.test), config.batch_size)
 

@@ -61,7 +61,10 @@ def init_state(
 
 
 def make_steps(
-    model: Model, optimizer: optax.GradientTransformation, beta_warmup: int = 0
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    beta_warmup: int = 0,
+    hold_weights: int = 0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The steps of one dispatch, as seen by one device of the axis `AXIS`.
 
@@ -69,6 +72,7 @@ def make_steps(
       model: whose loss is minimised.
       optimizer: its gradient transformation.
       beta_warmup: steps over which the weight of the KL terms grows linearly to beta.
+      hold_weights: first steps, whose gradient takes the components' weights pi as constant.
 
     Returns:
       ``steps(state, examples, indices, key, beta) -> (state, metrics)``: ``examples`` are the
@@ -88,8 +92,9 @@ def make_steps(
         batch = gather(examples, index)
         if beta_warmup:
             beta = beta * jnp.minimum(1.0, (state.step + 1) / beta_warmup)
+        weight_gradient = jnp.float32(state.step >= hold_weights)
         value_and_grad = jax.value_and_grad(model.loss, has_aux=True)
-        (loss, aux), gradient = value_and_grad(state.params, batch, keys, beta)
+        (loss, aux), gradient = value_and_grad(state.params, batch, keys, beta, weight_gradient)
         gradient, loss, aux = jax.lax.pmean((gradient, loss, aux), AXIS)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
