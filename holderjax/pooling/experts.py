@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from holderjax.pooling.gaussian import DiagGaussian
+from holderjax.pooling.gaussian import DiagGaussian, check_broadcast
 from holderjax.pooling.inputs import checked_experts, checked_mask, present_experts
 from holderjax.pooling.mixture import PooledPosterior
 
@@ -38,6 +38,7 @@ def product_of_experts(
         if mask is not None:
             mask = checked_mask(mask, experts.mean.shape[:-1])
             mask = jnp.concatenate([mask, jnp.ones_like(mask[:1])])
+        check_broadcast(jnp.shape(prior.mean), tuple(shape))
         experts = jax.tree.map(
             lambda x, p: jnp.concatenate([x, jnp.broadcast_to(p, (1, *shape))]), experts, prior
         )

@@ -34,7 +34,7 @@ class DiagGaussian:
 
     def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
         """log N(z; mean, variance), summed over D; ``z`` broadcasts against the batch axes."""
-        _check_broadcast(jnp.shape(z), self.mean.shape)
+        check_broadcast(jnp.shape(z), self.mean.shape)
         scaled = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
         return -0.5 * jnp.sum(scaled + self.log_var + log(2 * pi), axis=-1)
 
@@ -45,13 +45,13 @@ class DiagGaussian:
 
     def kl(self, other: DiagGaussian) -> Float[Array, "..."]:
         """KL(self || other) in nats, closed form, summed over D."""
-        _check_broadcast(self.mean.shape, other.mean.shape)
+        check_broadcast(self.mean.shape, other.mean.shape)
         difference = jnp.square(self.mean - other.mean) * jnp.exp(-other.log_var)
         log_ratio = self.log_var - other.log_var
         return 0.5 * jnp.sum(jnp.exp(log_ratio) - log_ratio - 1.0 + difference, axis=-1)
 
 
-def _check_broadcast(*shapes: tuple[int, ...]) -> None:
+def check_broadcast(*shapes: tuple[int, ...]) -> None:
     """Raise ValueError unless the shapes [..., D] broadcast; D itself never does."""
     if len({shape[-1:] for shape in shapes}) > 1:
         raise ValueError(f"expected shapes [..., D] with one D, got {', '.join(map(str, shapes))}")
@@ -89,7 +89,7 @@ def normalized_geometric_mean(
     Returns:
       The normalised geometric mean, [..., D], and the log-integral, [...], never above zero.
     """
-    _check_broadcast(*(f.mean.shape for f in factors))
+    check_broadcast(*(f.mean.shape for f in factors))
     first, n = factors[0], len(factors)
     log_var = first.log_var + sum(f.log_var - first.log_var for f in factors) / n
     # log(P e^mean-log-var), at least zero by Jensen's inequality; rounding must not undo that.

@@ -31,7 +31,7 @@ def hellinger(experts: DiagGaussian, *, weights: Any = None, mask: Any = None) -
       One component, K = 1, whose members are all M experts.
     """
     pool = holder_pool(experts, weights=weights, mask=mask)
-    moments = DiagGaussian(pool.mean()[None], jnp.log(pool.variance())[None])
+    moments = DiagGaussian(pool.mean()[None], pool.log_variance()[None])
     members = jnp.ones((1, experts.mean.shape[0]), bool)
     return PooledPosterior(moments, jnp.zeros_like(moments.mean[..., 0]), members)
 

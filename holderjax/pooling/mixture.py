@@ -67,8 +67,19 @@ class GaussianMixture:
 
     def variance(self) -> Float[Array, "... D"]:
         """sum_k pi_k (variance_k + (mean_k - mean)^2), [..., D]."""
-        spread = jnp.square(self.components.mean - self.mean())
-        return jnp.sum(self._weights * (self.components.variance + spread), axis=0)
+        return jnp.exp(self.log_variance())
+
+    def log_variance(self) -> Float[Array, "... D"]:
+        """The logarithm of `variance`, [..., D].
+
+        Everything is divided by the largest pi_k variance_k first: a variance of exp(-40) on its
+        way back would overflow gradients of float32.
+        """
+        log_weights = self.log_weights[..., None]
+        inside = log_weights + self.components.log_var
+        largest = jax.lax.stop_gradient(jnp.max(inside, axis=0))
+        between = (self.components.mean - self.mean()) * jnp.exp(0.5 * (log_weights - largest))
+        return largest + jnp.log(jnp.sum(jnp.exp(inside - largest) + jnp.square(between), axis=0))
 
     @property
     def _weights(self) -> Float[Array, "K ... 1"]:

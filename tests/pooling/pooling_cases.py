@@ -14,8 +14,13 @@ import numpy as np
 from holderjax.pooling import (
     DiagGaussian,
     PooledPosterior,
+    geometric_mean,
     hellinger,
+    holder_log_normalizer,
+    holder_log_prob,
     holder_pool,
+    holder_sample,
+    log_bhattacharyya,
     mixture_of_experts,
     mixture_of_hellinger,
     mixture_of_products,
@@ -91,3 +96,41 @@ def densities(experts: DiagGaussian) -> np.ndarray:
     """N(GRID; mean, variance) for one-dimensional experts [M, 1], in float64: [M, points]."""
     mean, variance = np.float64(experts.mean), np.exp(np.float64(experts.log_var))
     return np.exp(-np.square(GRID - mean) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+
+
+def _two_experts(experts, z, key, weights, mask):
+    p, q = take(experts, 0), take(experts, 1)
+    return p.kl(q), log_bhattacharyya(p, q), geometric_mean(p, q), p.log_prob(z), p.sample(key)
+
+
+def _linear_cost(order, experts, z, key, weights, mask):
+    options = {"weights": weights, "mask": mask}
+    results = (
+        holder_log_prob(experts, z, order=order, **options),
+        holder_log_normalizer(experts, order=order, **options),
+    )
+    if order != 2:
+        return results
+    draw = holder_sample(key, experts, **options)
+    return *results, draw, holder_log_prob(experts, draw, **options)
+
+
+def _mixture(name, experts, z, key, weights, mask):
+    options = {"weights": weights} if name in WEIGHTED else {}
+    pool = AGGREGATORS[name](experts, mask=mask, **options)
+    draw = pool.sample(key)
+    return (
+        jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), pool.components),
+        jnp.moveaxis(pool.log_weights, 0, -1),
+        (pool.mean(), pool.variance(), pool.log_prob(z), draw, pool.log_prob(draw)),
+    )
+
+
+# All that is public, as functions of (experts, z, key, weights, mask) whose results lead with the
+# batch axes.
+PUBLIC = {
+    "two experts": _two_experts,
+    "holder 2 at linear cost": partial(_linear_cost, 2),
+    "holder 3 at linear cost": partial(_linear_cost, 3),
+    **{name: partial(_mixture, name) for name in AGGREGATORS},
+}

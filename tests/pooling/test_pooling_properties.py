@@ -327,7 +327,7 @@ def test_order_one_is_the_mixture_of_experts(shape, data):
 @given(seed=st.integers(0, 10**6), data=st.data())
 def test_growing_order_approaches_the_normalised_weighted_product(shape, seed, data):
     # Experts close enough to each other for n = 4 to be large: the error goes with their distance.
-    experts = jax.tree.map(lambda x: 0.2 * x, random_experts(seed, *shape, dtype=np.float64))
+    experts = jax.tree.map(lambda x: 0.1 * x, random_experts(seed, *shape, dtype=np.float64))
     weights = data.draw(weights_of(shape[0]))
     w = weights[:, None] / weights.sum()
     precision = (w * np.exp(-experts.log_var)).sum(axis=0)
