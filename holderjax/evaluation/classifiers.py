@@ -377,7 +377,8 @@ def read_classifier(path: Path, build: Callable[[PRNGKeyArray], Classifier]) -> 
                 )
             return jnp.asarray(leaf)
 
-        return jax.tree_util.tree_map_with_path(read, template)
+        params = jax.tree_util.tree_map_with_path(read, template.params)
+    return Classifier(template.graph, params)
 
 
 def accuracy(classifier: Callable[[Array], Array], images: np.ndarray, labels: np.ndarray) -> float:
