@@ -86,8 +86,8 @@ def test_a_damaged_file_is_replaced_with_a_warning(tiny_data, damage, caplog, no
         )
     else:
         flipped = bytearray(whole)
-            # The first array: its header is 128 bytes long.
-            flipped[whole.index(b"NUMPY") + 130] ^= 255
+        # The first array: its header is 128 bytes long.
+        flipped[whole.index(b"NUMPY") + 130] ^= 255
         path.write_bytes(
             {"cut short": whole[:-50], "one byte flipped": flipped, "emptied": b""}[damage]
         )
