@@ -449,7 +449,7 @@ def coherence_curves(
     axes.lines[-1].set_label("mean over targets")
     for level, style, label in (
         (unconditional, "--", "unconditional"),
-        (1 / num_classes, ":", "chance"),
+        (1 / num_classes, ":", "conditional at chance"),
     ):
         if level is not None:
             axes.axhline(level, color=PALE, linestyle=style, label=f"{label} ({level:.2f})")

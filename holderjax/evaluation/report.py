@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -224,16 +225,14 @@ def score_table(metrics: Mapping[str, Any]) -> RichTable:
     """The scores of every modality, and their means."""
     coherence, reconstruction = metrics["coherence"], metrics["reconstruction"]
     sizes = list(coherence["by_subset_size"])
-    table = RichTable(title=f"{metrics['system']} on {metrics['data']}, step {metrics['step']:,}")
-    table.add_column("target")
-    for column in (
-        "classifier on real",
-        *(f"given {size}" for size in sizes),
-        "given all: accuracy",
-        "given all: error",
-        "diversity / real",
-    ):
-        table.add_column(column, justify="right")
+    table = RichTable(
+        title=f"{metrics['system']} on {metrics['data']}, step {metrics['step']:,}",
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+    )
+    table.add_column("target", no_wrap=True)
+    for column in ("real", *sizes, "all", "error", "diversity"):
+        table.add_column(column, justify="right", no_wrap=True)
     rows = []
     for name, error in reconstruction["absolute_error"].items():
         real = metrics["diversity"]["real"][name]
@@ -252,6 +251,9 @@ def score_table(metrics: Mapping[str, Any]) -> RichTable:
     means = [float(np.mean(column)) if column else None for column in columns]
     table.add_row("mean", *map(number, means), style="bold")
     table.caption = (
+        "accuracy of the target's classifier on real images, on samples given so many other "
+        "modalities, and on reconstructions given all; mean absolute error of these; diversity of "
+        "samples given all others, relative to real images of one class\n"
         f"coherence: leave-one-out {number(coherence['leave_one_out'])}, "
         f"unconditional {number(coherence['unconditional'])}"
     )
