@@ -1,0 +1,203 @@
+"""Encoders, decoders and heads."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from holderjax import models
+from holderjax.models import Modality
+from holderjax.networks import (
+    NETWORKS,
+    ConditionalHead,
+    ConvDecoder,
+    GaussianHead,
+    MlpDecoder,
+    MlpEncoder,
+    ResidualDecoder,
+    ResidualEncoder,
+)
+
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+KEY = jax.random.key(0)
+
+
+def count(tree):
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("pixels", [16, 28, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_pair_serves_every_size(network, pixels, channels):
+    make_encoder, make_decoder = NETWORKS[network]
+    shape = (pixels, pixels, channels)
+
+    def both(x, latents):
+        encoder, decoder = (
+            make_encoder(shape, rngs=nnx.Rngs(0)),
+            make_decoder(7, shape, rngs=nnx.Rngs(1)),
+        )
+        assert encoder(x).shape == (5, encoder.features)
+        return decoder(latents)
+
+    images = jax.ShapeDtypeStruct((5, *shape), jnp.float32)
+    decoded = jax.eval_shape(both, images, jax.ShapeDtypeStruct((9, 7), jnp.float32))
+    assert decoded.shape == (9, *shape)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_outputs_depend_on_all_of_the_input_row_by_row(network):
+    shape = (16, 16, 3)
+    small = {"resnet": {"width": 4}}.get(network, {})
+    make_encoder, make_decoder = NETWORKS[network]
+    encoder = make_encoder(shape, rngs=nnx.Rngs(0), **small)
+    decoder = make_decoder(4, shape, rngs=nnx.Rngs(1), **small)
+
+    def reconstruct(x):
+        features = encoder(x)
+        return decoder(features[:, :2] @ jnp.ones((2, 4)) + features.sum(axis=1, keepdims=True))
+
+    x = jax.random.normal(KEY, (3, *shape))
+    run = quick_jit(reconstruct)
+    y = run(x)
+    assert jnp.isfinite(y).all()
+    np.testing.assert_allclose(run(x[::-1]), y[::-1], rtol=1e-4, atol=1e-5)
+    changed = run(x.at[0, 0, 0, 0].add(1.0))
+    assert (changed[0] != y[0]).any()
+    np.testing.assert_allclose(changed[1:], y[1:], rtol=1e-5, atol=1e-6)
+    sensitivity = quick_jit(jax.grad(lambda x: jnp.abs(reconstruct(x)).sum()))(x)
+    assert jnp.isfinite(sensitivity).all()
+    seen = (sensitivity != 0).any(axis=(0, 3))
+    assert seen.mean() > 0.9, "most pixels matter"
+
+
+def test_perceptrons_take_examples_of_any_shape():
+    encoder = MlpEncoder((2, 3, 4), hidden=(6, 5), rngs=nnx.Rngs(0))
+    decoder = MlpDecoder(3, (2, 7), hidden=(6,), rngs=nnx.Rngs(0))
+    assert encoder.features == 5
+    assert encoder(jnp.ones((8, 2, 3, 4))).shape == (8, 5)
+    assert decoder(jnp.ones((8, 3))).shape == (8, 2, 7)
+
+
+@pytest.mark.parametrize("network", ["conv", "resnet"])
+@pytest.mark.parametrize("shape", [(12,), (16, 20, 3), (16, 16)])
+def test_image_networks_refuse_what_is_no_square_image(network, shape):
+    make_encoder, make_decoder = NETWORKS[network]
+    for build in (partial(make_encoder, shape), partial(make_decoder, 4, shape)):
+        with pytest.raises(ValueError, match=r"an image network needs \[H, H, C\]"):
+            build(rngs=nnx.Rngs(0))
+
+
+def test_the_residual_decoder_refuses_sizes_that_it_cannot_reach():
+    with pytest.raises(ValueError, match="doubles 5 pixels 2 times; it cannot reach 18"):
+        ResidualDecoder(4, (18, 18, 1), width=4, rngs=nnx.Rngs(0))
+
+
+def test_the_small_convolutional_pair_is_the_mopoe_line_s():
+    # Three stride-2 convolutions, 32-64-128 channels, 3x3.
+    shape = (28, 28, 3)
+    encoder = NETWORKS["conv"][0](shape, rngs=nnx.Rngs(0))
+    kernels = [layer.kernel[...].shape for layer in encoder.layers.values()]
+    assert kernels == [(3, 3, 3, 32), (3, 3, 32, 64), (3, 3, 64, 128)]
+    assert encoder.features == 4 * 4 * 128
+    decoder = ConvDecoder(8, shape, rngs=nnx.Rngs(0))
+    assert [layer.kernel[...].shape[-2:] for layer in decoder.layers.values()] == [
+        (128, 64),
+        (64, 32),
+        (32, 3),
+    ]
+
+
+def test_the_residual_recipe_has_the_22_2_million_parameters_of_mmvae_plus():
+    pair = NETWORKS["resnet"]
+    five = {f"m{i}": Modality((28, 28, 3), *pair) for i in range(5)}
+    model = models.build("holder+", five, latent_dim=32, private_dim=32)
+    params = jax.eval_shape(model.init, KEY)
+    assert round(count(params) / 1e6, 1) == 22.2
+
+
+def test_the_residual_encoder_halves_28_pixels_to_7():
+    encoder = nnx.eval_shape(lambda: ResidualEncoder((28, 28, 3), rngs=nnx.Rngs(0)))
+    assert encoder.features == 7 * 7 * 256
+    widths = [block.second.kernel[...].shape[-1] for block in encoder.blocks.values()]
+    assert widths == [64, 128, 256]
+
+
+def test_a_residual_block_adds_a_tenth():
+    encoder = ResidualEncoder((8, 8, 1), width=4, rngs=nnx.Rngs(0))
+    block = encoder.blocks["block0"]
+    x = jax.random.normal(KEY, (1, 8, 8, 4))
+    residual = block(x) - x
+    block.second.kernel[...] = 2 * block.second.kernel[...]
+    np.testing.assert_allclose(block(x) - x, 2 * residual, rtol=1e-3, atol=1e-5)
+    inner = block.second(jax.nn.leaky_relu(block.first(jax.nn.leaky_relu(x, 0.2)), 0.2))
+    np.testing.assert_allclose(block(x) - x, 0.1 * inner, rtol=1e-3, atol=1e-5)
+
+
+def test_heads_give_float32_gaussians_from_half_precision_features():
+    head = GaussianHead(6, 3, initial_log_var=-4.0, rngs=nnx.Rngs(0))
+    q = head(jnp.ones((2, 6), jnp.bfloat16))
+    assert q.mean.shape == q.log_var.shape == (2, 3)
+    assert q.mean.dtype == q.log_var.dtype == jnp.float32
+    np.testing.assert_allclose(head(jnp.zeros((2, 6))).log_var, -4.0)
+
+
+def test_the_conditional_head_broadcasts_features_over_components():
+    head = ConditionalHead(6, 2, 3, hidden=10, rngs=nnx.Rngs(0))
+    features, z = jax.random.normal(KEY, (4, 6)), jax.random.normal(KEY, (5, 4, 2))
+    q = head(features, z)
+    assert q.mean.shape == (5, 4, 3)
+    for k in range(5):
+        np.testing.assert_allclose(head(features, z[k][None]).mean[0], q.mean[k], rtol=1e-4)
+
+
+class CountingEncoder(MlpEncoder):
+    """Notes the shape of every input that its trunk is run on."""
+
+    calls: ClassVar[list] = []
+
+    def __call__(self, x):
+        self.calls.append(x.shape)
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize(("system", "trunks"), [("holder", 1), ("holder+", 2), ("holder++", 2)])
+@pytest.mark.parametrize("components", [None, 4])
+def test_every_trunk_runs_once_per_input_and_not_per_component(system, trunks, components):
+    small = partial(CountingEncoder, hidden=(6,))
+    modalities = {
+        f"m{i}": Modality((3,), small, partial(MlpDecoder, hidden=(6,))) for i in range(4)
+    }
+    model = models.build(system, modalities, latent_dim=2, private_dim=2, components=components)
+    params = jax.eval_shape(model.init, KEY)
+    batch = {name: jax.ShapeDtypeStruct((5, 3), jnp.float32) for name in modalities}
+    observed = np.array([True, True, False, False])
+    for call in (
+        lambda p, x: model.loss(p, x, KEY)[0],
+        lambda p, x: model.generate(p, KEY, x, observed, num_samples=7),
+    ):
+        CountingEncoder.calls.clear()
+        jax.eval_shape(call, params, batch)
+        assert CountingEncoder.calls == [(5, 3)] * (trunks * 4)
+
+
+@pytest.mark.parametrize("network", ["conv", "resnet"])
+def test_gradients_of_image_models_are_finite(network):
+    make_encoder, make_decoder = NETWORKS[network]
+    small = {"conv": {"widths": (4, 5, 6)}, "resnet": {"width": 4}}[network]
+    image = Modality((16, 16, 3), partial(make_encoder, **small), partial(make_decoder, **small))
+    model = models.build("holder++", {"a": image, "b": image}, latent_dim=3, private_dim=3)
+    params = jax.vmap(model.init)(jax.random.split(KEY, 2))
+    batch = {name: jax.random.uniform(KEY, (2, 16, 16, 3)) for name in "ab"}
+    gradient = quick_jit(jax.vmap(jax.grad(lambda p: model.loss(p, batch, KEY)[0])))(params)
+    for leaf in jax.tree.leaves(gradient):
+        assert jnp.isfinite(leaf).all()
+        assert (leaf != 0).any()
