@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import jax
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -15,8 +17,7 @@ def test_the_readmes_python_examples_run():
     assert names["samples"]["photo"].shape == (3, 64, 16, 16, 3)
     assert names["posterior"].mean().shape == (64, 8)
     assert names["log_q"].shape == (10, 32)
-    # It learned something: the photo's brightness follows the hidden number through the sensors.
-    brightness = names["samples"]["photo"].mean(axis=(0, 2, 3, 4))
-    hidden = names["hidden"][:, 0]
-    correlation = names["jnp"].corrcoef(brightness, hidden)[0, 1]
-    assert correlation > 0.5
+    first = names["model"].loss(
+        names["model"].init(jax.random.key(2)), names["batch"], names["key"]
+    )
+    assert names["loss"] < 0.5 * first[0]

@@ -53,30 +53,31 @@ def test_every_pair_serves_every_size(network, pixels, channels):
     assert decoded.shape == (9, *shape)
 
 
+# Narrow, so that they compile fast.
+NARROW = {"mlp": {"hidden": (8, 8)}, "conv": {"widths": (4, 5, 6)}, "resnet": {"width": 4}}
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_outputs_depend_on_all_of_the_input_row_by_row(network):
     shape = (16, 16, 3)
-    small = {"resnet": {"width": 4}}.get(network, {})
-    make_encoder, make_decoder = NETWORKS[network]
-    encoder = make_encoder(shape, rngs=nnx.Rngs(0), **small)
-    decoder = make_decoder(4, shape, rngs=nnx.Rngs(1), **small)
+    make_encoder, make_decoder = (partial(make, **NARROW[network]) for make in NETWORKS[network])
 
     def reconstruct(x):
-        features = encoder(x)
-        return decoder(features[:, :2] @ jnp.ones((2, 4)) + features.sum(axis=1, keepdims=True))
+        features = make_encoder(shape, rngs=nnx.Rngs(0))(x)
+        y = make_decoder(features.shape[-1], shape, rngs=nnx.Rngs(1))(features)
+        return jnp.abs(y).sum(), y
 
+    run = quick_jit(jax.value_and_grad(reconstruct, has_aux=True))
     x = jax.random.normal(KEY, (3, *shape))
-    run = quick_jit(reconstruct)
-    y = run(x)
+    (_, y), sensitivity = run(x)
     assert jnp.isfinite(y).all()
-    np.testing.assert_allclose(run(x[::-1]), y[::-1], rtol=1e-4, atol=1e-5)
-    changed = run(x.at[0, 0, 0, 0].add(1.0))
-    assert (changed[0] != y[0]).any()
-    np.testing.assert_allclose(changed[1:], y[1:], rtol=1e-5, atol=1e-6)
-    sensitivity = quick_jit(jax.grad(lambda x: jnp.abs(reconstruct(x)).sum()))(x)
     assert jnp.isfinite(sensitivity).all()
-    seen = (sensitivity != 0).any(axis=(0, 3))
-    assert seen.mean() > 0.9, "most pixels matter"
+    assert (sensitivity != 0).any(axis=(0, 3)).mean() > 0.9, "nearly every pixel matters"
+    (_, backwards), _ = run(x[::-1])
+    np.testing.assert_allclose(backwards[::-1], y, rtol=1e-4, atol=1e-5)
+    (_, changed), _ = run(x.at[0].add(1.0))
+    assert not np.allclose(changed[0], y[0])
+    np.testing.assert_allclose(changed[1:], y[1:], rtol=1e-4, atol=1e-5)
 
 
 def test_perceptrons_take_examples_of_any_shape():
@@ -118,16 +119,16 @@ def test_the_small_convolutional_pair_is_the_mopoe_line_s():
 
 def test_the_residual_recipe_has_the_22_2_million_parameters_of_mmvae_plus():
     pair = NETWORKS["resnet"]
-    five = {f"m{i}": Modality((28, 28, 3), *pair) for i in range(5)}
-    model = models.build("holder+", five, latent_dim=32, private_dim=32)
+    one_of_five = {"m0": Modality((28, 28, 3), *pair)}
+    model = models.build("holder+", one_of_five, latent_dim=32, private_dim=32)
     params = jax.eval_shape(model.init, KEY)
-    assert round(count(params) / 1e6, 1) == 22.2
+    assert round(5 * count(params) / 1e6, 1) == 22.2
 
 
 def test_the_residual_encoder_halves_28_pixels_to_7():
     encoder = nnx.eval_shape(lambda: ResidualEncoder((28, 28, 3), rngs=nnx.Rngs(0)))
     assert encoder.features == 7 * 7 * 256
-    widths = [block.second.kernel[...].shape[-1] for block in encoder.blocks.values()]
+    widths = [block.second.out_features for block in encoder.blocks.values()]
     assert widths == [64, 128, 256]
 
 
@@ -153,10 +154,10 @@ def test_heads_give_float32_gaussians_from_half_precision_features():
 def test_the_conditional_head_broadcasts_features_over_components():
     head = ConditionalHead(6, 2, 3, hidden=10, rngs=nnx.Rngs(0))
     features, z = jax.random.normal(KEY, (4, 6)), jax.random.normal(KEY, (5, 4, 2))
-    q = head(features, z)
+    q, first = head(features, z), head(features, z[:1])
     assert q.mean.shape == (5, 4, 3)
-    for k in range(5):
-        np.testing.assert_allclose(head(features, z[k][None]).mean[0], q.mean[k], rtol=1e-4)
+    np.testing.assert_allclose(first.mean[0], q.mean[0], rtol=1e-4)
+    assert not np.allclose(q.mean[0], q.mean[1])
 
 
 class CountingEncoder(MlpEncoder):
@@ -191,13 +192,12 @@ def test_every_trunk_runs_once_per_input_and_not_per_component(system, trunks, c
 
 @pytest.mark.parametrize("network", ["conv", "resnet"])
 def test_gradients_of_image_models_are_finite(network):
-    make_encoder, make_decoder = NETWORKS[network]
-    small = {"conv": {"widths": (4, 5, 6)}, "resnet": {"width": 4}}[network]
-    image = Modality((16, 16, 3), partial(make_encoder, **small), partial(make_decoder, **small))
+    image = Modality((16, 16, 3), *(partial(make, **NARROW[network]) for make in NETWORKS[network]))
     model = models.build("holder++", {"a": image, "b": image}, latent_dim=3, private_dim=3)
-    params = jax.vmap(model.init)(jax.random.split(KEY, 2))
     batch = {name: jax.random.uniform(KEY, (2, 16, 16, 3)) for name in "ab"}
-    gradient = quick_jit(jax.vmap(jax.grad(lambda p: model.loss(p, batch, KEY)[0])))(params)
+    gradient = quick_jit(jax.grad(lambda p: model.loss(p, batch, KEY)[0]))(
+        quick_jit(model.init)(KEY)
+    )
     for leaf in jax.tree.leaves(gradient):
         assert jnp.isfinite(leaf).all()
         assert (leaf != 0).any()

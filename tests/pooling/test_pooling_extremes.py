@@ -49,7 +49,7 @@ def test_values_and_gradients_are_finite(name):
         value, pullback = jax.vjp(function, experts, weights)
         return value, pullback(jax.tree.map(jnp.ones_like, value))
 
-    values, gradients = jax.jit(jax.vmap(value_and_gradient))(experts, z, keys, weights, mask)
+    values, gradients = quick_jit(jax.vmap(value_and_gradient))(experts, z, keys, weights, mask)
     for value in jax.tree.leaves(values):
         assert value.dtype == jnp.float32
         # A component that holds an absent expert has a log-weight of -inf, and nothing else has.
@@ -62,7 +62,7 @@ def test_values_and_gradients_are_finite(name):
 def test_log_bhattacharyya_to_log_variances_of_eighty():
     experts, *_ = inputs(seed=1, log_var=80.0, mean=3.0)
     p, q = take(experts, np.s_[:, 0]), take(experts, np.s_[:, 1])
-    value, (at_p, at_q) = jax.jit(
+    value, (at_p, at_q) = quick_jit(
         lambda p, q: (
             log_bhattacharyya(p, q),
             jax.grad(lambda *a: log_bhattacharyya(*a).sum(), (0, 1))(p, q),

@@ -38,15 +38,19 @@ def test_the_second_ctrl_c_ends_even_a_process_that_hears_nothing() -> None:
 
 
 def test_the_first_ctrl_c_is_a_request_and_later_ones_are_as_before() -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with Interruption() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), signal.SIGINT)
-        stop._listener.join(0.5)
-        assert stop.requested
-    assert signal.getsignal(signal.SIGINT) is handler
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    # A shell's background jobs, and so their tests, start with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Interruption() as stop:
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGINT)
+            stop._listener.join(0.5)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:
