@@ -17,7 +17,9 @@ from holderjax.training.step import TrainState, make_held_out_loss, make_steps
 DEVICES = jax.local_devices()[:1]
 
 
-def loss(params: Any, batch: Any, key: jax.Array, beta: Any) -> tuple[jax.Array, dict[str, Any]]:
+def loss(
+    params: Any, batch: Any, key: jax.Array, beta: Any, *_: Any
+) -> tuple[jax.Array, dict[str, Any]]:
     """(w - mean x)^2 / 2, and what it was called with."""
     value = 0.5 * jnp.square(params["w"] - batch["x"].mean())
     return value, {"beta": jnp.asarray(beta), "mean": batch["x"].mean(), "keys": key.shape[0]}
@@ -61,6 +63,6 @@ def test_the_held_out_loss_reads_equal_batches_in_order(
     num_examples: int, batch_size: int, read: int
 ) -> None:
     x = np.arange(num_examples, dtype=np.float32)
-    model: Any = SimpleNamespace(loss=lambda params, batch, key, beta: (batch["x"].mean(), {}))
+    model: Any = SimpleNamespace(loss=lambda params, batch, *_: (batch["x"].mean(), {}))
     held_out = make_held_out_loss(model, num_examples, batch_size)
     assert float(held_out({}, {"x": x}, jax.random.key(0), 1.0)) == pytest.approx(x[:read].mean())
