@@ -53,11 +53,14 @@ def check_folder(config: TrainConfig) -> None:
 def open_folder(config: TrainConfig, dataset: Dataset, devices: Sequence[jax.Device]) -> None:
     """Write the config and the versions into the folder, which is made if need be.
 
+    The config of a run that is there already stays, until its resumption is known to go on.
+
     Raises:
       ValueError: if the data is not what the run began with.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    config.save(config.out)
+    if not (config.out / CONFIG_FILE).exists():
+        config.save(config.out)
     versions = describe_versions(dataset, devices)
     path = config.out / VERSIONS_FILE
     if path.exists():

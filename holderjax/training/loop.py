@@ -80,6 +80,7 @@ def train(config: TrainConfig) -> RunResult:
     open_folder(config, dataset, devices)
     with Checkpoints(config.out / CHECKPOINTS_FOLDER, keep=config.keep) as checkpoints:
         state, first_step = begin(config, model, checkpoints)
+        config.save(config.out)
         if first_step < config.steps:
             programs = Programs.of(config, model, dataset, devices)
             with RunLog(config.out, first_step, config.steps) as log, Interruption() as stop:

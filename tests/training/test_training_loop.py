@@ -124,6 +124,7 @@ def test_a_resumption_with_other_settings_is_refused(finished: Path) -> None:
         train(tiny_run.config(finished, resume=True, beta=0.5, seed=3))
     with pytest.raises(ValueError, match="at step 24 already, got 20"):
         train(tiny_run.config(finished, resume=True, steps=20))
+    assert load_run(finished).config == tiny_run.config(finished)
 
 
 def test_a_finished_run_resumed_is_left_as_it_is(copy_of: Callable[..., Path]) -> None:
