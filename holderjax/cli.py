@@ -82,17 +82,30 @@ def sample(
     print(out)
 
 
-def systems() -> None:
-    """Print the table of systems."""
+def systems(modalities: int = 5) -> None:
+    """Print the table of systems.
+
+    Args:
+        modalities: M, for counting components.
+    """
+    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from holderjax.models import SYSTEMS
+    from holderjax.models import SYSTEMS, count_components
 
-    table = Table("system", "aggregator", "order", "latents", "prior", "KL of z", "paper")
+    table = Table(
+        Column("system", no_wrap=True),
+        *("aggregator", "latents", "prior", "bound", "K", "paper"),
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        caption=f"K: components of the posterior at M = {modalities} modalities. All rows train on "
+        "incomplete data: put a mask [B, M] into the batch.",
+    )
     for name, row in SYSTEMS.items():
         table.add_row(
-            name, row.aggregator, str(row.order), row.latents, row.prior, row.kl, row.paper
+            *(name, row.aggregator, row.latents, row.prior, row.bound),
+            *(str(count_components(row, modalities)), row.paper),
         )
     Console().print(table)
 

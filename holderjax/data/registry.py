@@ -36,7 +36,7 @@ DATASETS = {
     for row in (
         DatasetInfo(
             "digits",
-            "1,797 handwritten digits over five pictures (1,500 train, 297 test)",
+            "1,797 handwritten digits over five pictures (1,500 in 12,000 train, 297 test)",
             "m0..m4: 16x16x3",
             "nothing: scikit-learn and scikit-image hold it",
             digits.load,

@@ -1,11 +1,13 @@
 """Multimodal VAEs: one table of systems, one objective, pure functions of (params, batch, key)."""
 
 from holderjax.likelihoods import Bernoulli, Categorical, Gaussian, Laplace
+from holderjax.models.aggregators import count_components
 from holderjax.models.modality import Modality
 from holderjax.models.model import Model, build
-from holderjax.models.systems import SYSTEMS, System
+from holderjax.models.systems import OPTIONS, SYSTEMS, System
 
 __all__ = [
+    "OPTIONS",
     "SYSTEMS",
     "Bernoulli",
     "Categorical",
@@ -15,4 +17,5 @@ __all__ = [
     "Model",
     "System",
     "build",
+    "count_components",
 ]

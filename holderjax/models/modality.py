@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.likelihoods import Laplace, Likelihood
+from holderjax.models.aggregators import Aggregator
+from holderjax.models.systems import System
 from holderjax.networks import ConditionalHead, GaussianHead, MlpDecoder, MlpEncoder
 from holderjax.pooling import DiagGaussian
 from holderjax.pooling.gaussian import standard_normal
@@ -18,11 +21,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-# Where training starts. Cross-reconstruction must be learnable at once: with experts and auxiliary
-# priors as wide as p(z) and p(w), decoders first see noise, z collapses onto its prior, and the
-# plateau lasts thousands of steps.
-INITIAL_EXPERT_LOG_VAR = -4.0
+# Narrow auxiliary priors let decoders read z in cross-reconstruction from the first step on; wide
+# ones show them noise first, and z collapses onto its prior.
 INITIAL_LOG_AUXILIARY_SCALE = -3.0
+# Units of the layer of a learned p(w | z).
+PRIOR_HIDDEN = 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Modality:
 
 
 class ModalityNetworks(nnx.Module):
-    """The encoders, the decoder and the auxiliary prior of one modality.
+    """The encoders, the decoder and the private priors of one modality.
 
     The shared and the private latents have an encoder each, as in MMVAE+: one trunk would let the
     private latents shape the features that the shared ones read.
@@ -61,33 +64,41 @@ class ModalityNetworks(nnx.Module):
     def __init__(
         self,
         modality: Modality,
+        system: System,
+        aggregator: Aggregator,
         latent_dim: int,
         private_dim: int,
         *,
-        hierarchical: bool,
         rngs: nnx.Rngs,
     ) -> None:
         self.private_dim = private_dim
+        self.decodes_z = system.decoders == "all"
         self.encoder = modality.encoder(modality.shape, rngs=rngs)
-        self.head = GaussianHead(
-            self.encoder.features, latent_dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs
-        )
+        self.head = aggregator.head(self.encoder.features, rngs)
         self.decoder = modality.decoder(
-            latent_dim + private_dim, modality.likelihood.param_shape(modality.shape), rngs=rngs
+            latent_dim * self.decodes_z + private_dim,
+            modality.likelihood.param_shape(modality.shape),
+            rngs=rngs,
         )
         if private_dim:
             self.private_encoder = modality.encoder(modality.shape, rngs=rngs)
             features = self.private_encoder.features
             self.private_head: GaussianHead | ConditionalHead = (
                 ConditionalHead(features, latent_dim, private_dim, rngs=rngs)
-                if hierarchical
+                if system.latents == "hierarchical"
                 else GaussianHead(features, private_dim, rngs=rngs)
             )
-            # log tau of the auxiliary prior r = N(0, diag tau^2) of shortcut avoidance.
-            self.log_auxiliary_scale = nnx.Param(jnp.full(private_dim, INITIAL_LOG_AUXILIARY_SCALE))
+            if system.private_prior == "conditional":
+                self.prior_hidden = nnx.Linear(latent_dim, PRIOR_HIDDEN, rngs=rngs)
+                self.prior_head = GaussianHead(PRIOR_HIDDEN, private_dim, rngs=rngs)
+            else:
+                # log tau of the auxiliary prior r = N(0, diag tau^2) of shortcut avoidance.
+                self.log_auxiliary_scale = nnx.Param(
+                    jnp.full(private_dim, INITIAL_LOG_AUXILIARY_SCALE)
+                )
 
-    def expert(self, x: Float[Array, "B *shape"]) -> DiagGaussian:
-        """q(z | x), [B, D]."""
+    def expert(self, x: Float[Array, "B *shape"]) -> Any:
+        """What the aggregator reads of x: q(z | x), [B, D], or features."""
         return self.head(self.encoder(x))
 
     def private_features(self, x: Float[Array, "B *shape"]) -> Float[Array, "B F"]:
@@ -95,28 +106,36 @@ class ModalityNetworks(nnx.Module):
         return self.private_encoder(x)
 
     def private_posterior(
-        self, features: Float[Array, "B F"], z: Float[Array, "K B D"]
+        self, features: Float[Array, "B F"], z: Float[Array, "... B D"]
     ) -> DiagGaussian:
-        """q(w | x), or q(w | x, z) in a hierarchical model: [K, B, P]."""
+        """q(w | x), or q(w | x, z) in a hierarchical model: [..., B, P]."""
         if isinstance(self.private_head, ConditionalHead):
             return self.private_head(features, z)
         q = self.private_head(features)
         shape = (*z.shape[:-1], self.private_dim)
         return DiagGaussian(jnp.broadcast_to(q.mean, shape), jnp.broadcast_to(q.log_var, shape))
 
-    def auxiliary_prior(self) -> DiagGaussian:
-        """r = N(0, diag tau^2), [P]: stands for the private posterior in cross-reconstruction."""
+    def private_prior(self, z: Float[Array, "... D"]) -> DiagGaussian:
+        """p(w) = N(0, I), [P], or the learned p(w | z), [..., P]."""
+        if hasattr(self, "prior_head"):
+            return self.prior_head(jax.nn.relu(self.prior_hidden(z)))
+        return standard_normal((self.private_dim,))
+
+    def auxiliary_prior(self, z: Float[Array, "... D"]) -> DiagGaussian:
+        """r, which stands for the private posterior in cross-reconstruction.
+
+        N(0, diag tau^2), [P]; a learned p(w | z) stands for itself, [..., P].
+        """
+        if hasattr(self, "prior_head"):
+            return self.private_prior(z)
         log_scale = self.log_auxiliary_scale[...]
         return DiagGaussian(jnp.zeros_like(log_scale), 2 * log_scale)
 
-    def private_prior(self) -> DiagGaussian:
-        """p(w) = N(0, I), [P]."""
-        return standard_normal((self.private_dim,))
-
     def decode(
-        self, z: Float[Array, "K B D"], w: Float[Array, "K B P"] | None
-    ) -> Float[Array, "K B *params"]:
-        """Likelihood parameters, computed on K*B rows at once."""
-        latents = z if w is None else jnp.concatenate([z, w], axis=-1)
+        self, z: Float[Array, "... D"], w: Float[Array, "... P"] | None
+    ) -> Float[Array, "... *params"]:
+        """Likelihood parameters, computed on all rows at once."""
+        parts = [z] * self.decodes_z + [part for part in (w,) if part is not None]
+        latents = jnp.concatenate(parts, axis=-1)
         params = self.decoder(latents.reshape(-1, latents.shape[-1]))
         return params.reshape(*latents.shape[:-1], *params.shape[1:])

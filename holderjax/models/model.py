@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from holderjax.models.aggregators import AGGREGATORS, Aggregator
-from holderjax.models.modality import Modality, ModalityNetworks
+from holderjax.models.modality import Modality
+from holderjax.models.networks import Networks
 from holderjax.models.objective import Batch, Params, mask_absent, objective, pool
-from holderjax.models.systems import SYSTEMS, Kl, System
+from holderjax.models.priors import responsibilities
+from holderjax.models.systems import OPTIONS, SYSTEMS, System
 from holderjax.naming import unknown
 from holderjax.pooling import PooledPosterior
-from holderjax.pooling.gaussian import standard_normal
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -40,7 +40,6 @@ class Model:
     latent_dim: int
     private_dim: int
     components: int | None
-    _aggregator: Aggregator
     _graph: Any
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -82,12 +81,11 @@ class Model:
         return objective(
             self._merge(params),
             self.modalities,
-            self._aggregator,
+            self.system,
             batch,
             key if key.ndim else jax.random.split(key, size),
             beta=beta,
             weight_gradient=weight_gradient,
-            kl=self.system.kl,
             budget=self.components,
         )
 
@@ -108,7 +106,7 @@ class Model:
             mask = batch.get("mask", np.ones(len(self.modalities), bool))
         observed = self._observe(batch, mask)
         observed, present = mask_absent(self.modalities, observed)
-        return pool(self._merge(params), self._aggregator, observed, present)[1]
+        return pool(self._merge(params), observed, present)
 
     def generate(
         self,
@@ -143,16 +141,18 @@ class Model:
         batch = self._observe(batch, observed)
         batch, present = mask_absent(self.modalities, batch)
         networks = self._merge(params)
-        posterior = pool(networks, self._aggregator, batch, present)[1]
+        posterior = pool(networks, batch, present)
         key_z, *keys = jax.random.split(key, 1 + len(self.modalities))
         z = posterior.sample(key_z, (num_samples,))
         samples = {}
         for there, key_w, name in zip(present, keys, self.modalities, strict=True):
-            net, w = networks[name], None
+            net, w = networks.modalities[name], None
             if net.private_dim:
                 q = net.private_posterior(net.private_features(batch[name]), z)
                 other = (
-                    net.private_prior() if unobserved_private == "prior" else net.auxiliary_prior()
+                    net.private_prior(z)
+                    if unobserved_private == "prior"
+                    else net.auxiliary_prior(z)
                 )
                 w = jax.tree.map(
                     lambda a, b, there=there: jnp.where(there[:, None], a, b), q, other
@@ -166,13 +166,39 @@ class Model:
         """Every modality from the priors p(z) and p(w): means of the likelihoods, [S, *shape]."""
         networks = self._merge(params)
         key_z, *keys = jax.random.split(key, 1 + len(self.modalities))
-        z = standard_normal((1, num_samples, self.latent_dim)).sample(key_z)
+        z = networks.prior().sample(key_z, (num_samples,))
         samples = {}
         for key_w, (name, modality) in zip(keys, self.modalities.items(), strict=True):
-            net = networks[name]
-            w = net.private_prior().sample(key_w, z.shape[:-1]) if net.private_dim else None
-            samples[name] = modality.likelihood.mean(net.decode(z, w))[0]
+            net, w = networks.modalities[name], None
+            if net.private_dim:
+                noise = jax.random.normal(key_w, (num_samples, self.private_dim))
+                prior = net.private_prior(z)
+                w = prior.mean + jnp.exp(0.5 * prior.log_var) * noise
+            samples[name] = modality.likelihood.mean(net.decode(z, w))
         return samples
+
+    def clusters(
+        self,
+        params: Params,
+        key: PRNGKeyArray,
+        batch: Batch,
+        mask: Bool[Array, "..."] | None = None,
+        num_samples: int = 16,
+    ) -> Float[Array, "B C"]:
+        """p(c | x_O) of a mixture prior's clusters: E over q(z | x_O) of p(c | z) (CMVAE, 3.2).
+
+        Args:
+          params: from `init`.
+          key: PRNG key.
+          batch: arrays [B, *shape] by modality; those that the mask leaves out may be missing.
+          mask: as in `encode`.
+          num_samples: draws of z for each example.
+
+        Returns:
+          Probabilities, [B, C]; argmax is the assignment.
+        """
+        z = self.encode(params, batch, mask).sample(key, (num_samples,))
+        return responsibilities(self._merge(params).prior(), z).mean(axis=1).T
 
     def _merge(self, params: Params) -> Any:
         return nnx.merge(self._graph, params)
@@ -233,8 +259,7 @@ def build(
     latent_dim: int = 32,
     private_dim: int = 32,
     components: int | None = None,
-    order: int | None = None,
-    kl: Kl | None = None,
+    **options: Any,
 ) -> Model:
     """A model of the named system.
 
@@ -242,10 +267,9 @@ def build(
       system: a key of `SYSTEMS`.
       modalities: by name; their order is that of every mask.
       latent_dim: size of the shared latent z.
-      private_dim: size of each modality's private latent; unused by systems without.
+      private_dim: size of each modality's private latent, 0 for none; unused by systems without.
       components: component budget C >= 2: components drawn per example and step; all if None.
-      order: of the Hölder pool, instead of the row's.
-      kl: estimator of KL_z, instead of the row's.
+      **options: what `OPTIONS` names, instead of the row's; None leaves the row as it is.
 
     Returns:
       The model.
@@ -255,9 +279,11 @@ def build(
     """
     if system not in SYSTEMS:
         raise unknown("system", system, SYSTEMS)
-    row = SYSTEMS[system]
-    given: dict[str, Any] = {"order": order, "kl": kl}
-    row = replace(row, **{name: value for name, value in given.items() if value is not None})
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS)
+    given = {name: value for name, value in options.items() if value is not None}
+    row = replace(SYSTEMS[system], **given)
     _check_options(row, modalities, latent_dim, private_dim, components)
     model = Model(
         system=row,
@@ -265,7 +291,6 @@ def build(
         latent_dim=latent_dim,
         private_dim=0 if row.latents == "shared" else private_dim,
         components=components,
-        _aggregator=AGGREGATORS[row.aggregator](order=row.order),
         _graph=None,
     )
     abstract = nnx.eval_shape(lambda: _networks(model, nnx.Rngs(0)))
@@ -295,28 +320,28 @@ def _check_options(
         raise ValueError("modalities: 'mask' is the batch's key for the mask; use another name")
     if latent_dim < 1:
         raise ValueError(f"latent_dim: expected at least 1, got {latent_dim}")
-    if row.latents != "shared" and private_dim < 1:
-        raise ValueError(f"private_dim: expected at least 1 for this system, got {private_dim}")
+    least = 1 if row.decoders == "private" else 0
+    if private_dim < least:
+        raise ValueError(
+            f"private_dim: expected at least {least} for this system, got {private_dim}"
+        )
     if components is not None and components < 2:
         raise ValueError(
             f"components: the unbiased estimator needs at least 2 draws, got {components}"
         )
-    if not isinstance(row.order, int) or row.order < 1:
-        raise ValueError(f"order: expected an integer n >= 1, got {row.order}")
-    if row.kl not in ("mixture", "components"):
-        raise unknown("KL estimator", row.kl, ("mixture", "components"))
+    for name, least in (
+        ("order", 1),
+        ("importance_samples", 1),
+        ("clusters", 1),
+        ("random_subsets", 0),
+    ):
+        value = getattr(row, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    for name, known in OPTIONS.items():
+        if known is not None and getattr(row, name) not in known:
+            raise unknown(name, getattr(row, name), known)
 
 
-def _networks(model: Model, rngs: nnx.Rngs) -> nnx.Dict:
-    return nnx.Dict(
-        {
-            name: ModalityNetworks(
-                modality,
-                model.latent_dim,
-                model.private_dim,
-                hierarchical=model.system.latents == "hierarchical",
-                rngs=rngs,
-            )
-            for name, modality in model.modalities.items()
-        }
-    )
+def _networks(model: Model, rngs: nnx.Rngs) -> Networks:
+    return Networks(model.system, model.modalities, model.latent_dim, model.private_dim, rngs=rngs)

@@ -1,20 +1,27 @@
 r"""The one objective of every system, in the order of Hölder++, section 3.
 
-With components k of the pooled posterior, :math:`z_k \sim q_k`, and members(k) the modalities that
-component k has seen:
+A bound is a sum over views of an example (`holderjax.models.bounds`); the Hölder family has one, in
+which everything present explains everything present. With components k of a view's pooled
+posterior, :math:`z_k \sim q_k`, targets T, and members(k) the modalities that component k has seen:
 
 .. math::
-  L(X) = \sum_k \pi_k \, E\Big[ \sum_n \log p(x_n | z_k, w_n)
+  L(X) = \sum_k \pi_k \, E\Big[ \sum_{n \in T} \log p(x_n | z_k, w_n)
     - \beta \Big\{ \mathrm{KL}_z(k)
-    + \sum_{n \in \mathrm{members}(k)} \mathrm{KL}\big(q(w_n|\cdot) \,\|\, p(w_n)\big) \Big\} \Big]
+    + \sum_{n \in T \cap \mathrm{members}(k)}
+      \mathrm{KL}\big(q(w_n|\cdot) \,\|\, p(w_n|\cdot)\big) \Big\} \Big]
 
 where :math:`w_n \sim q(w_n | x_n)` or :math:`q(w_n | x_n, z_k)` for members and
-:math:`w_n \sim r_n = N(0, \tau_n^2)` for the others: a modality that component k has not seen must
-be reconstructed from z alone (MMVAE+'s shortcut avoidance). With :math:`\tau_n = 1` and
-:math:`\beta = 1` this bounds log p(X) from below; a learned :math:`\tau_n` bounds the likelihood of
-the model whose cross-reconstructions see :math:`r_n` in place of p(w).
+:math:`w_n \sim r_n` for the others: a modality that component k has not seen must be reconstructed
+from z alone (MMVAE+'s shortcut avoidance). :math:`r_n = N(0, \tau_n^2)`, or :math:`p(w_n | z_k)`
+where that is learned. With :math:`\tau_n = 1` and :math:`\beta = 1` this bounds log p(X) from
+below; a learned :math:`\tau_n` bounds the likelihood of the model whose cross-reconstructions see
+:math:`r_n` in place of p(w).
 
-Arrays are component first: [K, B, ...], with C in place of K under a component budget.
+With S > 1 importance samples the expectation inside each component becomes the log-mean-exp over
+samples of the same expression, all KLs as log-ratios (MMVAE, Shi et al. 2019, section 3).
+
+Arrays are sample and component first: [S, K, V, B, ...], with C in place of K under a component
+budget, and V the views.
 """
 
 from __future__ import annotations
@@ -24,12 +31,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from holderjax.models.aggregators import Aggregator
+from holderjax.models.bounds import BOUNDS, Views
 from holderjax.models.modality import Modality, ModalityNetworks
-from holderjax.models.systems import Kl
-from holderjax.pooling import DiagGaussian, PooledPosterior
-from holderjax.pooling.gaussian import standard_normal
+from holderjax.models.networks import Networks
+from holderjax.models.systems import Kl, System
+from holderjax.pooling import DiagGaussian, GaussianMixture, PooledPosterior
 from holderjax.pooling.mixture import gather
 
 if TYPE_CHECKING:
@@ -43,15 +52,15 @@ class Components(NamedTuple):
     """The components that the objective visits: all K of them, or C drawn per example.
 
     Attributes:
-      gaussians: [K, B, D].
-      log_weights: log pi, [K, B].
-      members: which present modalities each has seen, [K, B, M].
+      gaussians: [K, V, B, D].
+      log_weights: log pi, [K, V, B].
+      members: which present modalities each has seen, [K, V, B, M].
       drawn: whether they were drawn from pi instead of enumerated.
     """
 
     gaussians: DiagGaussian
-    log_weights: Float[Array, "K B"]
-    members: Bool[Array, "K B M"]
+    log_weights: Float[Array, "K V B"]
+    members: Bool[Array, "K V B M"]
     drawn: bool
 
 
@@ -64,29 +73,33 @@ def visit(
     """All components, or ``budget`` independent draws per example in proportion to their weight.
 
     Args:
-      posterior: over z, components [K, B, D].
+      posterior: over z, components [K, V, B, D].
       present: which modalities each example has.
-      budget: C, the number of components to draw; None visits all K.
+      budget: C, the number of components to draw; None, or K and more, visits all K.
       keys: one per example, [B].
 
     Returns:
       The components to visit.
     """
-    members = posterior.members[:, None, :] & present.T
-    if budget is None:
+    count, views, _ = posterior.log_weights.shape
+    members = posterior.members[:, None, None, :] & present.T
+    members = jnp.broadcast_to(members, (*posterior.log_weights.shape, len(present)))
+    if budget is None or budget >= count:
         return Components(posterior.components, posterior.log_weights, members, False)
     index = jax.vmap(
-        lambda key, log_weights: jax.random.categorical(key, log_weights, shape=(budget,)),
-        in_axes=(0, 1),
-        out_axes=1,
+        lambda key, log_weights: jax.random.categorical(
+            key, log_weights, axis=0, shape=(budget, views)
+        ),
+        in_axes=(0, 2),
+        out_axes=2,
     )(keys, posterior.log_weights)
     gaussians, log_weights, members = jax.tree.map(
-        lambda x: gather(x, index, 1), (posterior.components, posterior.log_weights, members)
+        lambda x: gather(x, index, 2), (posterior.components, posterior.log_weights, members)
     )
     return Components(gaussians, log_weights, members, True)
 
 
-def expectation(components: Components, values: Float[Array, "K B"]) -> Float[Array, " B"]:
+def expectation(components: Components, values: Float[Array, "K V B"]) -> Float[Array, "V B"]:
     r"""sum_k pi_k values_k, exact or unbiased, with its gradient through pi.
 
     Drawn components enter with the plain mean of their values. Its gradient misses
@@ -103,51 +116,54 @@ def expectation(components: Components, values: Float[Array, "K B"]) -> Float[Ar
     return jnp.mean(values + jax.lax.stop_gradient(values - others) * score, axis=0)
 
 
-def pool(
-    networks: dict[str, ModalityNetworks], aggregator: Aggregator, batch: Batch, present: Array
-) -> tuple[DiagGaussian, PooledPosterior]:
-    """The experts [M, B, D] and the pooled posterior over z of the present modalities [M, B]."""
-    each = [networks[name].expert(batch[name]) for name in networks]
-    experts = jax.tree.map(lambda *x: jnp.stack(x), *each)
-    return experts, aggregator.pool(experts, mask=present)
+def encode(networks: Networks, batch: Batch) -> Any:
+    """The experts of every modality, [M, B, ...]."""
+    each = [net.expert(batch[name]) for name, net in networks.modalities.items()]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+
+def pool(networks: Networks, batch: Batch, present: Bool[Array, "M B"]) -> PooledPosterior:
+    """The pooled posterior over z of the present modalities, components [K, B, D]."""
+    return networks.aggregator.pool(encode(networks, batch), present)
 
 
 def private_latents(
     networks: ModalityNetworks,
     x: Float[Array, "B *shape"],
-    z: Float[Array, "K B D"],
-    members: Bool[Array, "K B"],
-    noise: Float[Array, "K B P"],
-) -> tuple[Float[Array, "K B P"], Float[Array, "K B"]]:
+    z: Float[Array, "S K V B D"],
+    members: Bool[Array, "K V B"],
+    noise: Float[Array, "S K V B P"],
+) -> tuple[Float[Array, "S K V B P"], Float[Array, "S K V B"]]:
     """w of one modality and its KL: from the posterior for members, from r for the others."""
     posterior = networks.private_posterior(networks.private_features(x), z)
-    auxiliary = networks.auxiliary_prior()
+    auxiliary, prior = networks.auxiliary_prior(z), networks.private_prior(z)
     chosen = jax.tree.map(lambda q, r: jnp.where(members[..., None], q, r), posterior, auxiliary)
     w = chosen.mean + jnp.exp(0.5 * chosen.log_var) * noise
-    kl = posterior.kl(networks.private_prior())
+    sampled = len(z) > 1
+    kl = posterior.log_prob(w) - prior.log_prob(w) if sampled else posterior.kl(prior)
     return w, jnp.where(members, kl, 0.0)
 
 
 def bound_terms(
-    networks: dict[str, ModalityNetworks],
+    networks: Networks,
     modalities: dict[str, Modality],
     components: Components,
+    views: Views,
     batch: Batch,
-    present: Bool[Array, "M B"],
-    noise: Float[Array, "K B N"],
-) -> tuple[Float[Array, "K B D"], Float[Array, "M K B"], Float[Array, "M K B"]]:
-    """Draw the latents of every component; reconstruct every present modality from them.
+    noise: Float[Array, "S K V B N"],
+) -> tuple[Float[Array, "S K V B D"], Float[Array, "M S K V B"], Float[Array, "M S K V B"]]:
+    """Draw the latents of every component; reconstruct every target from them.
 
     Args:
-      networks: of every modality, by name.
+      networks: of the model.
       modalities: of the model, by name, in the order of the mask.
       components: to visit.
+      views: of the bound.
       batch: arrays [B, *shape] by name.
-      present: which modalities each example has.
       noise: standard normal, N = D + M P: first for z, then for each modality's w.
 
     Returns:
-      z, the log-likelihoods and the private KLs, zero where the modality is absent.
+      z, the log-likelihoods and the private KLs, zero where the modality is no target.
     """
     gaussians = components.gaussians
     dim = gaussians.mean.shape[-1]
@@ -155,72 +171,131 @@ def bound_terms(
     private_noise = jnp.split(noise[..., dim:], len(modalities), axis=-1)
     log_likelihoods, kls = [], []
     for n, (name, modality) in enumerate(modalities.items()):
-        net, x = networks[name], batch[name]
-        w, kl = None, jnp.zeros(z.shape[:-1])
+        net, x = networks.modalities[name], batch[name]
+        # Decoders run on the views that may need them, and on no others.
+        at = slice(None) if views.decoded[n].all() else np.flatnonzero(views.decoded[n])
+        z_n, w, kl = z[:, :, at], None, jnp.zeros(())
         if net.private_dim:
-            w, kl = private_latents(net, x, z, components.members[..., n], private_noise[n])
-        log_prob = modality.likelihood.log_prob(net.decode(z, w), x).astype(jnp.float32)
-        log_likelihood = modality.weight * log_prob.sum(axis=tuple(range(2, log_prob.ndim)))
-        log_likelihoods.append(jnp.where(present[n], log_likelihood, 0.0))
-        kls.append(kl)
+            members = components.members[:, at, :, n]
+            w, kl = private_latents(net, x, z_n, members, private_noise[n][:, :, at])
+        log_prob = modality.likelihood.log_prob(net.decode(z_n, w), x).astype(jnp.float32)
+        log_prob = modality.weight * log_prob.sum(axis=tuple(range(4, log_prob.ndim)))
+        target, nothing = views.targets[n, at], jnp.zeros(z.shape[:-1])
+        log_likelihoods.append(nothing.at[:, :, at].set(jnp.where(target, log_prob, 0.0)))
+        kls.append(nothing.at[:, :, at].set(jnp.where(target, kl, 0.0)))
     return z, jnp.stack(log_likelihoods), jnp.stack(kls)
 
 
-def objective(
-    networks: dict[str, ModalityNetworks],
-    modalities: dict[str, Modality],
+def shared_kl(
     aggregator: Aggregator,
+    prior: GaussianMixture,
+    experts: Any,
+    posterior: PooledPosterior,
+    components: Components,
+    views: Views,
+    z: Float[Array, "S K V B D"],
+    kl: Kl,
+) -> Float[Array, "S K V B"]:
+    """KL_z of every component in every view, against the prior or another view's posterior.
+
+    ``mixture`` is log q(z_k | X) - log rho(z_k), with the pooled density. ``components`` is
+    KL(q_k || rho): in closed form where rho is one Gaussian and one sample is drawn, otherwise
+    log q_k(z_k) - log rho(z_k).
+    """
+    samples = len(z)
+
+    def one_view(v: int) -> Float[Array, "S K B"]:
+        def at(x: Array) -> Array:
+            return x[:, v]
+
+        z_v, reference = z[:, :, v], views.references[v]
+        rho: GaussianMixture = prior if reference is None else _view(posterior, reference)
+        if kl == "mixture":
+            log_q = aggregator.log_prob(jax.tree.map(at, experts), z_v, at(views.observed))
+        else:
+            q = jax.tree.map(at, components.gaussians)
+            if len(rho.log_weights) == 1 and samples == 1:
+                return q.kl(jax.tree.map(lambda x: x[0], rho.components))[None]
+            log_q = q.log_prob(z_v)
+        return log_q - rho.log_prob(z_v)
+
+    return jnp.stack([one_view(v) for v in range(len(views.references))], axis=2)
+
+
+def _view(posterior: PooledPosterior, v: int) -> GaussianMixture:
+    components = jax.tree.map(lambda x: x[:, v], posterior.components)
+    return GaussianMixture(components, posterior.log_weights[:, v])
+
+
+def objective(
+    networks: Networks,
+    modalities: dict[str, Modality],
+    system: System,
     batch: Batch,
     keys: PRNGKeyArray,
     *,
     beta: float | Array,
     weight_gradient: float | Array,
-    kl: Kl,
     budget: int | None,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """The negative bound in nats, the mean over the batch, and its parts.
 
     Args:
-      networks: of every modality, by name.
+      networks: of the model.
       modalities: of the model, by name.
-      aggregator: of the experts.
+      system: the row: its bound, its estimator of KL_z, its importance samples.
       batch: arrays [B, *shape] by name, and optionally ``mask`` [B, M].
       keys: one per example, [B], so that the value does not depend on how a batch is sharded.
       beta: weight of the KL terms, may be traced.
       weight_gradient: scales the gradient through pi; 1 is the gradient of the bound.
-      kl: the estimator of KL_z.
       budget: components drawn per example; None sums over all.
 
     Returns:
-      The loss and a dict of averages: ``reconstruction`` (log-likelihood) and ``kl_private`` by
-      modality, ``kl_z``, the posterior's ``weights`` [K] and its ``unimodal_mass``.
+      The loss and a dict of averages, summed over views: ``reconstruction`` (log-likelihood) and
+      ``kl_private`` by modality, ``kl_z``; and for the posterior given everything its ``weights``
+      [K] and their ``unimodal_mass``.
     """
     batch, present = mask_absent(modalities, batch)
-    experts, posterior = pool(networks, aggregator, batch, present)
+    view_keys, choice_keys, noise_keys = jax.vmap(split_key, out_axes=1)(keys)
+    views = BOUNDS[system.bound](present, view_keys, system.random_subsets)
+    num_views = len(views.references)
+    experts = jax.tree.map(
+        lambda x: jnp.broadcast_to(x[:, None], (len(x), num_views, *x.shape[1:])),
+        encode(networks, batch),
+    )
+    posterior = networks.aggregator.pool(experts, views.observed)
     log_weights = scale_gradient(posterior.log_weights, weight_gradient)
     posterior = replace(posterior, log_weights=log_weights)
-    choice_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     components = visit(posterior, present, budget, choice_keys)
 
-    count, _, dim = components.gaussians.mean.shape
-    size = dim + sum(networks[name].private_dim for name in modalities)
-    noise = jax.vmap(lambda key: jax.random.normal(key, (count, size)), out_axes=1)(noise_keys)
+    dim = posterior.components.mean.shape[-1]
+    size = dim + sum(net.private_dim for net in networks.modalities.values())
+    shape = (system.importance_samples, *components.log_weights.shape[:2], size)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape), out_axes=3)(noise_keys)
     z, log_likelihoods, kl_private = bound_terms(
-        networks, modalities, components, batch, present, noise
+        networks, modalities, components, views, batch, noise
     )
-    prior = standard_normal((dim,))
-    if kl == "mixture":
-        kl_z = aggregator.log_prob(experts, z, mask=present) - prior.log_prob(z)
-    else:
-        kl_z = components.gaussians.kl(prior)
-
+    kl_z = shared_kl(
+        networks.aggregator,
+        networks.prior(),
+        experts,
+        posterior,
+        components,
+        views,
+        z,
+        system.kl,
+    )
     values = log_likelihoods.sum(axis=0) - beta * (kl_z + kl_private.sum(axis=0))
-    bound = expectation(components, values)
+    values = jax.nn.logsumexp(values, axis=0) - np.log(system.importance_samples)
 
-    def average(term: Float[Array, "K B"]) -> Float[Array, ""]:
-        return expectation(components, term).mean()
+    def total(values: Float[Array, "K V B"]) -> Float[Array, ""]:
+        counts = views.observed.any(axis=0)
+        return jnp.where(counts, expectation(components, values), 0.0).sum(axis=0).mean()
 
-    weights = jnp.exp(posterior.log_weights)
+    def average(term: Float[Array, "S K V B"]) -> Float[Array, ""]:
+        return total(term.mean(axis=0))
+
+    weights = jnp.exp(posterior.log_weights[:, 0])
     unimodal = posterior.members.sum(axis=1) == 1
     aux = {
         "reconstruction": dict(zip(modalities, map(average, log_likelihoods), strict=True)),
@@ -228,12 +303,17 @@ def objective(
         "kl_private": {
             name: average(kl_private[n])
             for n, name in enumerate(modalities)
-            if networks[name].private_dim
+            if networks.modalities[name].private_dim
         },
         "weights": weights.mean(axis=1),
         "unimodal_mass": jnp.sum(weights * unimodal[:, None], axis=0).mean(),
     }
-    return -bound.mean(), jax.lax.stop_gradient(aux)
+    return -total(values), jax.lax.stop_gradient(aux)
+
+
+def split_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """Three keys: for the views, the components and the latents."""
+    return jax.random.split(key, 3)
 
 
 def scale_gradient(x: Array, scale: float | Array) -> Array:

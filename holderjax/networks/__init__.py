@@ -1,4 +1,4 @@
-"""Encoders and decoders as Flax NNX modules, and the heads that make Gaussians of features.
+"""Encoders, decoders and permutation-invariant networks as Flax NNX modules, and Gaussian heads.
 
 An encoder is built as ``Encoder(shape, rngs=rngs)``, maps [B, *shape] to [B, features] and tells
 ``features``. A decoder is built as ``Decoder(in_features, shape, rngs=rngs)`` and maps
@@ -7,6 +7,7 @@ An encoder is built as ``Encoder(shape, rngs=rngs)``, maps [B, *shape] to [B, fe
 
 from holderjax.networks.conv import ConvDecoder, ConvEncoder
 from holderjax.networks.heads import ConditionalHead, GaussianHead
+from holderjax.networks.invariant import SelfAttention, SumPooling
 from holderjax.networks.mlp import MlpDecoder, MlpEncoder
 from holderjax.networks.residual import ResidualDecoder, ResidualEncoder
 
@@ -26,4 +27,6 @@ __all__ = [
     "MlpEncoder",
     "ResidualDecoder",
     "ResidualEncoder",
+    "SelfAttention",
+    "SumPooling",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from holderjax import data, models
 from holderjax.likelihoods import Laplace
+from holderjax.models.systems import Bound, ExpertWeights, Kl, PrivatePrior
 from holderjax.naming import unknown
 from holderjax.networks import NETWORKS
 from holderjax.training.files import write_atomically
@@ -51,9 +52,22 @@ class TrainConfig:
     network: str = "mlp"
     """Encoders and decoders: mlp, conv or resnet."""
     order: int | None = None
-    """Order n of the Hölder pool, alpha = 1/n; the system's own if not given."""
-    kl: Literal["mixture", "components"] | None = None
-    """Estimator of the KL of z; the system's own if not given."""
+    """Order n of the Hölder pool, alpha = 1/n; the system's own if not given, like all down to
+    --clusters."""
+    expert_weights: ExpertWeights | None = None
+    """Weights of the experts in Hölder pools and mixtures of experts."""
+    kl: Kl | None = None
+    """Estimator of the KL of z."""
+    bound: Bound | None = None
+    """Which subsets of the modalities are encoded, and what each must explain."""
+    private_prior: PrivatePrior | None = None
+    """On w: N(0, I), or learned given z."""
+    importance_samples: int | None = None
+    """Inside each component; more than one tighten the bound."""
+    random_subsets: int | None = None
+    """That the bound "subsets" adds to the whole and the single modalities."""
+    clusters: int | None = None
+    """Components of a mixture prior."""
     components: int | None = None
     """Component budget: components drawn per example and step; all of them if not given."""
     learning_rate: float = 1e-3
@@ -93,13 +107,18 @@ class TrainConfig:
             ("system", self.system, models.SYSTEMS),
             ("data", self.data, data.DATASETS),
             ("network", self.network, NETWORKS),
-            ("KL estimator", self.kl or "mixture", ("mixture", "components")),
             ("decay", self.decay, ("constant", "cosine")),
+            *(
+                (name, getattr(self, name), known)
+                for name, known in models.OPTIONS.items()
+                if known is not None and getattr(self, name) is not None
+            ),
         ):
             if name not in known:
                 raise unknown(kind, name, known)
         for name in (
-            *("steps", "batch_size", "latent_dim", "private_dim", "order"),
+            *("steps", "batch_size", "latent_dim", "private_dim"),
+            *("order", "importance_samples", "clusters"),
             *("checkpoint_every", "keep", "log_every", "devices"),
         ):
             value = getattr(self, name)
@@ -119,9 +138,10 @@ class TrainConfig:
         self._validate_paths()
 
     def _validate_steps(self) -> None:
-        for name in ("warmup", "beta_warmup", "hold_weights"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected zero or more steps, got {getattr(self, name)}")
+        for name in ("warmup", "beta_warmup", "hold_weights", "random_subsets"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}: expected zero or more, got {value}")
         if self.decay == "cosine" and self.warmup >= self.steps:
             raise ValueError(
                 f"warmup: cosine decay needs fewer than steps={self.steps}, got {self.warmup}"
@@ -207,6 +227,5 @@ def build_model(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> m
         latent_dim=config.latent_dim,
         private_dim=config.private_dim,
         components=config.components,
-        order=config.order,
-        kl=config.kl,
+        **{name: getattr(config, name) for name in models.OPTIONS},
     )

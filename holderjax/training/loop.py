@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
-from holderjax.models import Model
+from holderjax.models import OPTIONS, Model
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.config import TrainConfig, build_model, load_dataset
 from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, open_folder
@@ -32,7 +32,7 @@ from holderjax.training.step import (
 # What a checkpoint must agree on with the config that reads it.
 MODEL_SETTINGS = (
     *("system", "data", "network", "latent_dim", "private_dim"),
-    *("order", "kl", "components"),
+    *("components", *OPTIONS),
 )
 
 

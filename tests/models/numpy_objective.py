@@ -6,7 +6,8 @@ the multinomial expansion; expectations over z and w are sums over tensor grids.
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement
+from itertools import product as all_of
 from math import factorial, log, pi
 from typing import NamedTuple
 
@@ -61,8 +62,8 @@ def grid(dim, nodes):
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     weights = weights / weights.sum()
     return (
-        np.array(list(product(points, repeat=dim))),
-        np.array([np.prod(w) for w in product(weights, repeat=dim)]),
+        np.array(list(all_of(points, repeat=dim))),
+        np.array([np.prod(w) for w in all_of(weights, repeat=dim)]),
     )
 
 
@@ -87,6 +88,52 @@ def holder_components(means, variances, order=2):
     return mass / mass.sum(), mean, variance, members
 
 
+def product(means, variances):
+    """The normalised product, [D] each."""
+    precision = np.sum(1 / variances, axis=0)
+    return np.sum(means / variances, axis=0) / precision, 1 / precision
+
+
+def poe_components(means, variances):
+    """One component: the product with a prior expert N(0, I)."""
+    zeros, ones = np.zeros_like(means[:1]), np.ones_like(means[:1])
+    m, v = product(np.concatenate([means, zeros]), np.concatenate([variances, ones]))
+    return np.ones(1), m[None], v[None], np.ones((1, len(means)), bool)
+
+
+def hellinger_components(means, variances):
+    """One component: the moments of the exact pool of order 2."""
+    weights, m, v, _ = holder_components(means, variances)
+    mean = weights @ m
+    variance = weights @ (v + m**2) - mean**2
+    return np.ones(1), mean[None], variance[None], np.ones((1, len(means)), bool)
+
+
+def over_subsets(pool):
+    """The uniform mixture of what ``pool`` makes of every non-empty subset."""
+
+    def components(means, variances):
+        rows = []
+        for members in list(all_of((False, True), repeat=len(means)))[1:]:
+            s = np.array(members)
+            m, v = pool(means[s], variances[s])
+            rows.append((1.0, m, v, s))
+        mass, mean, variance, members = (np.stack(column) for column in zip(*rows, strict=True))
+        return mass / mass.sum(), mean, variance, members
+
+    return components
+
+
+POOLS = {
+    "poe": poe_components,
+    "moe": lambda means, variances: holder_components(means, variances, order=1),
+    "mopoe": over_subsets(product),
+    "hellinger": hellinger_components,
+    "mohellinger": over_subsets(lambda m, v: tuple(x[0] for x in hellinger_components(m, v)[1:3])),
+    "holder": holder_components,
+}
+
+
 def private_posterior(net, x, z):
     """Mean and variance [Q, P] of w at points z [Q, D]."""
     features, head = affine(net["private_encoder"]["linear"], x), net["private_head"]
@@ -97,7 +144,18 @@ def private_posterior(net, x, z):
 
 
 def terms(
-    params, modalities, example, *, kl, order=2, cross="auxiliary", private_kl=True, nodes=20
+    params,
+    modalities,
+    example,
+    *,
+    kl,
+    order=2,
+    aggregator="holder",
+    observed=None,
+    prior=None,
+    cross="auxiliary",
+    private_kl=True,
+    nodes=20,
 ):
     """The exact expectation of every component's terms for one example.
 
@@ -107,32 +165,52 @@ def terms(
       example: arrays [*shape] by name.
       kl: the estimator of KL_z.
       order: of the pool.
+      aggregator: a key of `POOLS`.
+      observed: names of the experts to pool, all that the example has if None.
+      prior: weights [C], means and variances [C, D] of p(z), N(0, I) if None.
       cross: where non-members' w comes from; ``posterior`` is a mistake that a test must see.
       private_kl: whether members pay the KL of their w; False is another mistake.
       nodes: of the quadrature along each dimension of z.
     """
+    nets = params["modalities"]
     names = [name for name in modalities if name in example]
     x = {name: np.asarray(example[name], np.float64).reshape(-1) for name in names}
     experts = [
-        gaussian(params[name]["head"], affine(params[name]["encoder"]["linear"], x[name]))
-        for name in names
+        gaussian(nets[name]["head"], affine(nets[name]["encoder"]["linear"], x[name]))
+        for name in (observed or names)
     ]
     means, variances = (np.stack(column) for column in zip(*experts, strict=True))
-    weights, m, v, members = holder_components(means, variances, order)
+    if aggregator == "holder":
+        weights, m, v, members = holder_components(means, variances, order)
+    else:
+        weights, m, v, members = POOLS[aggregator](means, variances)
+    if observed:
+        seen = np.zeros((len(members), len(names)), bool)
+        seen[:, [names.index(name) for name in observed]] = members
+        # A single component has seen all that there is (DMVAE's cross terms).
+        members = np.ones_like(seen) if len(members) == 1 else seen
     points, mass = grid(m.shape[-1], nodes)
 
     def log_density(z):
         components = zip(weights, m, v, strict=True)
         return np.logaddexp.reduce([log(p) + log_normal(z, a, b) for p, a, b in components])
 
+    def log_prior(z):
+        if prior is None:
+            return log_normal(z, 0.0, np.ones(z.shape[-1]))
+        return np.logaddexp.reduce(
+            [log(p) + log_normal(z, a, b) for p, a, b in zip(*prior, strict=True)]
+        )
+
     reconstruction, kl_private = np.zeros((2, len(names), len(weights)))
     kl_z = kl_to_standard(m, v)
     for k in range(len(weights)):
         z = m[k] + np.sqrt(v[k]) * points
-        if kl == "mixture":
-            kl_z[k] = mass @ (log_density(z) - log_normal(z, 0.0, np.ones(z.shape[-1])))
+        if kl == "mixture" or prior is not None:
+            log_q = log_density(z) if kl == "mixture" else log_normal(z, m[k], v[k])
+            kl_z[k] = mass @ (log_q - log_prior(z))
         for n, name in enumerate(names):
-            net, modality = params[name], modalities[name]
+            net, modality = nets[name], modalities[name]
             latents, latent_mass = z[:, None], np.ones(1)
             if "private_head" in net:
                 mean, variance = private_posterior(net, x[name], z)

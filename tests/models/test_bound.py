@@ -19,6 +19,12 @@ from scipy.stats import multivariate_normal
 
 from holderjax.models import SYSTEMS
 
+# Rows whose likelihood is the linear Gaussian's and whose experts are Gaussian posteriors.
+ROWS = [
+    name
+    for name, row in SYSTEMS.items()
+    if row.prior == "normal" and row.decoders == "all" and row.bound != "masked"
+]
 KEYS = 64
 BATCH = 64
 PLAIN = {name: linear_modality(m.shape, m.likelihood.scale) for name, m in MODALITIES.items()}
@@ -28,7 +34,7 @@ def decoders(params, modalities, latent_dim):
     """x = A z + B w + b + noise of every modality, as (A, B, b, noise variance)."""
     found = []
     for name, modality in modalities.items():
-        layer = in_float64(params[name]["decoder"]["linear"])
+        layer = in_float64(params["modalities"][name]["decoder"]["linear"])
         kernel = layer["kernel"].T
         variance = modality.likelihood.scale**2 * np.eye(len(kernel))
         found.append((kernel[:, :latent_dim], kernel[:, latent_dim:], layer["bias"], variance))
@@ -102,7 +108,7 @@ def with_good_encoders(params, modalities, system, latent_dim):
 def write_conditional(params, name, gain, offset, precision, a):
     """The mean G (x - A z - b), linear, in a hidden layer of ReLU: relu(h) - relu(-h) = h."""
     dim, size = gain.shape
-    net = params[name]
+    net = params["modalities"][name]
     hidden = net["private_head"]["context"]["kernel"].shape[1]
     encoder, features = np.zeros((size, 3)), np.zeros((3, hidden))
     encoder[:, :dim] = gain.T
@@ -134,7 +140,8 @@ def bounds(system, order, modalities, latent_dim, private_dim):
 
     Bounds are means over the same examples, [encoders, keys]; the log-likelihood is their mean too.
     """
-    sizes = {"latent_dim": latent_dim, "private_dim": private_dim, "order": order}
+    # The other bounds are sums over subsets; their term of the whole is this one.
+    sizes = {"latent_dim": latent_dim, "private_dim": private_dim, "order": order, "bound": "joint"}
     by_kl = {
         kl: linear_model(system, modalities, kl=kl, **sizes) for kl in ("components", "mixture")
     }
@@ -162,7 +169,7 @@ def standard_error(draws):
 
 
 @pytest.mark.parametrize(
-    ("system", "order"), [*((system, 2) for system in SYSTEMS), ("holder++", 1), ("holder+", 3)]
+    ("system", "order"), [*((system, 2) for system in ROWS), ("holder++", 1), ("holder+", 3)]
 )
 def test_no_encoder_lifts_the_bound_over_the_log_likelihood(system, order):
     bound, log_likelihood = bounds(system, order, PLAIN, latent_dim=2, private_dim=2)
@@ -170,7 +177,7 @@ def test_no_encoder_lifts_the_bound_over_the_log_likelihood(system, order):
         assert (draws.mean(axis=-1) <= log_likelihood + 4 * standard_error(draws)).all()
         gap = log_likelihood - draws.mean(axis=-1)
         assert gap[1] < gap[0], "good encoders come closer"
-        assert gap[1] < 4
+        assert gap[1] < 4, gap
     # The KL of a mixture is at most the mean KL of its components.
     difference = bound["mixture"] - bound["components"]
     assert (difference.mean(axis=-1) >= -4 * standard_error(difference)).all()

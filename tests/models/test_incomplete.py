@@ -64,7 +64,7 @@ def test_loss_and_gradient_are_those_of_a_model_built_on_the_subset():
     observed = ("a", "c")
     subset = linear_model("holder+", {n: MODALITIES[n] for n in observed}, kl="components")
     params = random_params(full)
-    for net in params.values():
+    for net in params["modalities"].values():
         net["decoder"]["linear"]["kernel"] = net["decoder"]["linear"]["kernel"].at[:2].set(0.0)
         head = net["private_head"]["linear"]
         head["kernel"] = head["kernel"].at[:, 2:].set(0.0)
@@ -78,11 +78,16 @@ def test_loss_and_gradient_are_those_of_a_model_built_on_the_subset():
             jax.value_and_grad(lambda p: model.loss(p, batch, key), has_aux=True)
         )(params)
         del aux["weights"]
-        return loss, aux, {name: net["encoder"] | net["head"] for name, net in gradient.items()}
+        return (
+            loss,
+            aux,
+            {name: net["encoder"] | net["head"] for name, net in gradient["modalities"].items()},
+        )
 
     absent = batch | {"b": jnp.full_like(batch["b"], jnp.nan), "mask": mask}
     loss, aux, gradient = encoders(full, absent, params)
-    expected = encoders(subset, {n: batch[n] for n in observed}, {n: params[n] for n in observed})
+    kept = params | {"modalities": {n: params["modalities"][n] for n in observed}}
+    expected = encoders(subset, {n: batch[n] for n in observed}, kept)
     assert aux["reconstruction"].pop("b") == 0
     assert aux["kl_private"].pop("b") == 0
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient.pop("b")))

@@ -93,13 +93,13 @@ def test_a_model_knows_what_it_was_built_of(model):
 
 def test_init_gives_nested_dicts_of_float32_and_is_pure(model):
     params = model.init(KEY)
-    assert set(params) == set(NAMES)
+    assert set(params["modalities"]) == set(NAMES)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     jax.tree.map(np.testing.assert_array_equal, params, model.init(KEY))
     other = model.init(jax.random.key(1))
-    kernel = [p["a"]["encoder"]["linear"]["kernel"] for p in (params, other)]
+    kernel = [p["modalities"]["a"]["encoder"]["linear"]["kernel"] for p in (params, other)]
     assert not np.allclose(*kernel)
-    kernels = [net["head"]["linear"]["kernel"] for net in params.values()]
+    kernels = [net["head"]["linear"]["kernel"] for net in params["modalities"].values()]
     assert not np.allclose(kernels[0], kernels[1]), "modalities start apart"
 
 
@@ -123,7 +123,7 @@ def test_a_population_is_a_vmap_away(batch):
 
 
 def experts_by_hand(params, batch, names):
-    params = in_float64(params)
+    params = in_float64(params)["modalities"]
     each = [
         gaussian(
             params[n]["head"],
@@ -348,8 +348,14 @@ def test_unconditional_samples_have_the_shapes_of_the_modalities(model, params):
         (lambda: linear_model("holder", components=1), "components: .* at least 2 .* got 1"),
         (lambda: linear_model("holder", latent_dim=0), "latent_dim: .* got 0"),
         (lambda: linear_model("holder+", private_dim=0), "private_dim: .* got 0"),
-        (lambda: linear_model("holder", order=0), "order: expected an integer n >= 1, got 0"),
-        (lambda: linear_model("holder", order=1.5), "order: expected an integer n >= 1, got 1.5"),
+        (
+            lambda: linear_model("holder", order=0),
+            "order: expected an integer of at least 1, got 0",
+        ),
+        (
+            lambda: linear_model("holder", order=1.5),
+            "order: expected an integer of at least 1, got 1.5",
+        ),
         (lambda: linear_model("holder", kl="mixtur"), "did you mean 'mixture'"),
         (lambda: linear_modality((2, 0)), r"shape: expected positive integers, got \(2, 0\)"),
         (lambda: linear_modality((2,), weight=0.0), "weight: expected a positive number, got 0.0"),

