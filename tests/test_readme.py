@@ -5,7 +5,17 @@ from pathlib import Path
 
 import jax
 
+from holderjax.models import SYSTEMS
+
 README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_readme_lists_every_system_as_the_table_has_it():
+    found = dict(re.findall(r"^\| `([a-z+-]+)` \| (.+?) \|$", README.read_text(), flags=re.MULTILINE))
+    assert list(found) == list(SYSTEMS)
+    for name, row in SYSTEMS.items():
+        latents, prior, bound = found[name].split(" | ")[1:4]
+        assert (latents, prior, bound) == (row.latents, row.prior, row.bound), name
 
 
 def test_the_readmes_python_examples_run():

@@ -176,7 +176,8 @@ def load_config(folder: Path) -> TrainConfig:
 
     Raises:
       FileNotFoundError: if the folder holds no ``config.json``.
-      ValueError: if that is no JSON object, or has a setting that this version does not know.
+      ValueError: if that is no JSON object, or has a setting that this version does not know or
+        cannot use.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -196,7 +197,12 @@ def load_config(folder: Path) -> TrainConfig:
     for name in DATA_PATHS:
         if values.get(name) is not None:
             values[name] = Path(values[name])
-    return TrainConfig(**values)
+    config = TrainConfig(**values)
+    try:
+        config.validate()
+    except TypeError as error:
+        raise ValueError(f"{path}: a setting is of the wrong type: {error}") from error
+    return config
 
 
 def load_dataset(config: TrainConfig) -> data.Dataset:

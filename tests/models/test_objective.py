@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations_with_replacement
 from typing import Any, ClassVar, NamedTuple
 
@@ -221,6 +221,29 @@ def test_gradient_is_the_finite_difference_for_a_fixed_key(system, kl, order):
     ]
     assert np.abs(differences).min() > 0.05
     np.testing.assert_allclose(slopes, differences, rtol=1e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize("budget", [None, 3])
+def test_held_weights_change_the_gradient_through_pi_and_nothing_else(budget):
+    model = linear_model("holder+", components=budget)
+    params, batch = setting("holder+").params, setting("holder+").batch
+    move = directions("holder+")[1]
+
+    @quick_jit
+    def slopes(keys, scale):
+        def one(key):
+            along = partial(model.loss, batch=batch, key=key, weight_gradient=scale)
+            return jax.jvp(lambda p: along(p)[0], (params,), (move,))
+
+        return jax.lax.map(one, keys, batch_size=1024)
+
+    keys = jax.random.split(jax.random.key(0), 4096)
+    (value, held), (same, half), (_, free) = (slopes(keys, scale) for scale in (0.0, 0.5, 1.0))
+    np.testing.assert_array_equal(value, same)
+    np.testing.assert_allclose(2 * half, held + free, rtol=1e-3, atol=1e-2)
+    truth = setting("holder+")
+    assert estimate(held).distance(truth.slope(move, 1.0, "components", pi_moves=False), 0.02) < 4
+    assert estimate(held).distance(truth.slope(move, 1.0, "components"), 0.02) > 8
 
 
 class Offset(Gaussian):

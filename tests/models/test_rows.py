@@ -81,7 +81,7 @@ def test_the_term_of_the_whole_is_the_brute_force_expectation(system):
     row = SYSTEMS[system]
     model = linear_model(system, bound="joint", importance_samples=1, clusters=3)
     params, batch = random_params(model, seed=6), random_batch(model, 2)
-    params = with_leaves(params, {"prior/mean": [[1.5, 0.5], [-0.5, 1.5], [-1.5, -1.0]]})
+    params = with_leaves(params, {"prior/mean": [[2.0, 1.0], [1.0, 2.0], [2.0, 2.0]]})
     prior = prior_of(params) if row.prior == "mixture" else None
 
     def expected(**changes):
@@ -91,7 +91,7 @@ def test_the_term_of_the_whole_is_the_brute_force_expectation(system):
 
     found = draws(model, params, batch)
     assert distance(found, expected()) < 4
-    assert distance(found, expected(aggregator="moe" if row.aggregator != "moe" else "holder")) > 8
+    assert distance(found, expected(aggregator="moe" if row.aggregator != "moe" else "holder")) > 5
     if prior is not None:
         assert distance(found, expected(prior=None)) > 8
 

@@ -75,6 +75,7 @@ def test_the_defaults_are_valid() -> None:
         ('{"out": "run", "bta": 1.0}', "unknown setting 'bta': did you mean 'beta'"),
         ('{"out": "run", ', "not readable as JSON"),
         ("[1, 2]", "should hold a JSON object, got list"),
+        ('{"out": "run", "steps": "many"}', "config.json: a setting is of the wrong type"),
     ],
 )
 def test_a_damaged_config_file_is_an_error_that_names_it(
