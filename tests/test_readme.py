@@ -11,7 +11,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_readme_lists_every_system_as_the_table_has_it():
-    found = dict(re.findall(r"^\| `([a-z+-]+)` \| (.+?) \|$", README.read_text(), flags=re.MULTILINE))
+    rows = re.findall(r"^\| `([a-z+-]+)` \| (.+?) \|$", README.read_text(), flags=re.MULTILINE)
+    found = dict(rows)
     assert list(found) == list(SYSTEMS)
     for name, row in SYSTEMS.items():
         latents, prior, bound = found[name].split(" | ")[1:4]
