@@ -40,7 +40,7 @@ class Aggregator(Protocol):
         ...
 
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
-        """The posterior of the experts [M, ..., D] that are present."""
+        """The posterior of the experts [M, ..., D] that are present; they broadcast to the mask."""
         ...
 
     def log_prob(
@@ -63,7 +63,7 @@ class ClosedForm(nnx.Module):
 
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """See `Aggregator`."""
-        return self.function(experts, mask=mask)
+        return self.function(_broadcast(experts, mask), mask=mask)
 
     def log_prob(
         self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
@@ -90,6 +90,7 @@ class Holder(ClosedForm):
 
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """See `Aggregator`."""
+        experts = _broadcast(experts, mask)
         return holder_pool(experts, order=self.order, weights=self.weights(), mask=mask)
 
     def log_prob(
@@ -136,6 +137,10 @@ class Learned(nnx.Module):
     ) -> Float[Array, "..."]:
         """See `Aggregator`."""
         return self.pool(experts, mask).log_prob(z)
+
+
+def _broadcast(experts: Any, mask: Bool[Array, "M ..."]) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*mask.shape, x.shape[-1])), experts)
 
 
 def _product_with_prior(experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:

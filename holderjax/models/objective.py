@@ -211,7 +211,7 @@ def shared_kl(
         z_v, reference = z[:, :, v], views.references[v]
         rho: GaussianMixture = prior if reference is None else _view(posterior, reference)
         if kl == "mixture":
-            log_q = aggregator.log_prob(jax.tree.map(at, experts), z_v, at(views.observed))
+            log_q = aggregator.log_prob(experts, z_v, at(views.observed))
         else:
             q = jax.tree.map(at, components.gaussians)
             if len(rho.log_weights) == 1 and samples == 1:
@@ -258,12 +258,9 @@ def objective(
     batch, present = mask_absent(modalities, batch)
     view_keys, choice_keys, noise_keys = jax.vmap(split_key, out_axes=1)(keys)
     views = BOUNDS[system.bound](present, view_keys, system.random_subsets)
-    num_views = len(views.references)
-    experts = jax.tree.map(
-        lambda x: jnp.broadcast_to(x[:, None], (len(x), num_views, *x.shape[1:])),
-        encode(networks, batch),
-    )
-    posterior = networks.aggregator.pool(experts, views.observed)
+    experts = encode(networks, batch)
+    each_view = jax.tree.map(lambda x: x[:, None], experts)
+    posterior = networks.aggregator.pool(each_view, views.observed)
     log_weights = scale_gradient(posterior.log_weights, weight_gradient)
     posterior = replace(posterior, log_weights=log_weights)
     components = visit(posterior, present, budget, choice_keys)
