@@ -8,19 +8,28 @@ WORKERS ?= 2
 BIN     := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 READY   := $(VENV)/.ready-$(VERSION)
+PARITY  := .venv-parity
+PARITY_READY := $(PARITY)/.ready-$(VERSION)
+PEERS   := benchmarks/requirements-peers.txt
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow parity lint clean
 
 help:
 	@echo "make demo       train Hölder++ on real handwritten digits, evaluate it, draw the pictures"
 	@echo "make test       the default test suite"
 	@echo "make test-slow  the slow tests as well"
+	@echo "make parity     the same losses as the PyTorch library MultiVae, in an environment of its own"
 	@echo "make lint       ruff and mypy"
 	@echo "Another Python: make test PYTHON=python3.12.  Fewer demo steps: make demo STEPS=100 OUT=runs/short"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@
+
+$(PARITY_READY): pyproject.toml constraints.txt $(PEERS)
+	$(PYTHON) -m venv --clear $(PARITY)
+	$(PARITY)/bin/pip install --quiet --constraint constraints.txt --requirement $(PEERS) --editable '.[test]'
 	touch $@
 
 demo: $(READY)
@@ -32,10 +41,13 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
+parity: $(PARITY_READY)
+	$(PARITY)/bin/python -m pytest tests/parity
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PARITY)

@@ -176,7 +176,7 @@ def bound_terms(
         at = slice(None) if views.decoded[n].all() else np.flatnonzero(views.decoded[n])
         z_n, w, kl = z[:, :, at], None, jnp.zeros(())
         if net.private_dim:
-            members = components.members[:, at, :, n]
+            members = components.members[..., n][:, at]
             w, kl = private_latents(net, x, z_n, members, private_noise[n][:, :, at])
         log_prob = modality.likelihood.log_prob(net.decode(z_n, w), x).astype(jnp.float32)
         log_prob = modality.weight * log_prob.sum(axis=tuple(range(4, log_prob.ndim)))

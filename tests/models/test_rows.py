@@ -96,13 +96,15 @@ def test_the_term_of_the_whole_is_the_brute_force_expectation(system):
         assert distance(found, expected(prior=None)) > 8
 
 
-def test_the_subsampled_bound_adds_every_single_modality():
-    model = linear_model("mvae")
+@pytest.mark.parametrize("system", ["mvae", "mmvae+", "holder++"])
+def test_the_subsampled_bound_adds_every_single_modality(system):
+    row = SYSTEMS[system]
+    model = linear_model(system, bound="subsets")
     params, batch = random_params(model, seed=6), random_batch(model, 2)
 
     def bound(names):
         each = [
-            terms(in_float64(params), MODALITIES, x, kl="components", aggregator="poe")
+            terms(in_float64(params), MODALITIES, x, kl=row.kl, aggregator=row.aggregator)
             for x in examples(batch, names)
         ]
         return np.mean([t.loss(BETA) for t in each])
@@ -111,7 +113,7 @@ def test_the_subsampled_bound_adds_every_single_modality():
     found = draws(model, params, batch)
     assert distance(found, expected) < 4
     # Random subsets add the mean over what may be drawn: sizes first, then subsets of that size.
-    more = draws(linear_model("mvae", random_subsets=2), params, batch)
+    more = draws(linear_model(system, bound="subsets", random_subsets=2), params, batch)
     sizes = [np.mean([bound(s) for s in combinations(NAMES, n)]) for n in (1, 2, 3)]
     assert distance(more, expected + 2 * np.mean(sizes)) < 4
 
