@@ -347,7 +347,8 @@ def test_unconditional_samples_have_the_shapes_of_the_modalities(model, params):
         (lambda: linear_model("holder", {"mask": MODALITIES["a"]}), "use another name"),
         (lambda: linear_model("holder", components=1), "components: .* at least 2 .* got 1"),
         (lambda: linear_model("holder", latent_dim=0), "latent_dim: .* got 0"),
-        (lambda: linear_model("holder+", private_dim=0), "private_dim: .* got 0"),
+        (lambda: linear_model("holder+", private_dim=-1), "private_dim: .* got -1"),
+        (lambda: linear_model("hmvae", private_dim=0), "private_dim: .* at least 1 .* got 0"),
         (
             lambda: linear_model("holder", order=0),
             "order: expected an integer of at least 1, got 0",

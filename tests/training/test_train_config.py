@@ -14,6 +14,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     config = TrainConfig(
         out=tmp_path,
         system="holder+",
+        data="polymnist",
         beta=0.3,
         seed=7,
         components=4,
