@@ -111,17 +111,21 @@ def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
 
 
 def test_four_devices_follow_the_trajectory_of_one(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Small steps: with large ones, rounding now and then carries an element over a kink of the
+    # Laplace likelihood or a ReLU, and the trajectories part.
+    settings = {"steps": 8, "learning_rate": 1e-4}
+    train(tiny_run.config(tmp_path / "one", **settings))
     flags = os.environ.get("XLA_FLAGS", "")
     monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=4")
     out = tmp_path / "four"
-    with running(tiny_run.command(out, steps=8)) as process:
+    with running(tiny_run.command(out, **settings)) as process:
         assert process.wait(PATIENCE) == 0, process.stderr.read()
     assert len(json.loads((out / "versions.json").read_text())["devices"]) == 4
-    for four, one in zip(read_metrics(out), read_metrics(finished), strict=False):
+    for four, one in zip(read_metrics(out), read_metrics(tmp_path / "one"), strict=True):
         for name in set(one) - {"seconds", "steps_per_second"}:
-            np.testing.assert_allclose(four[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(four[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_batch_that_does_not_divide_among_the_devices_is_an_error(
