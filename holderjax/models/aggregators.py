@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -32,47 +31,43 @@ if TYPE_CHECKING:
 INITIAL_EXPERT_LOG_VAR = -4.0
 
 
-class Aggregator(Protocol):
-    """How the experts of the observed modalities become one posterior; an `nnx.Module`."""
+class Aggregator(nnx.Module):
+    """How the experts of the observed modalities become one posterior.
+
+    Experts are what the heads return, stacked: Gaussians [M, ..., D], unless `head` says otherwise.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
 
     def head(self, features: int, rngs: nnx.Rngs) -> nnx.Module:
-        """What turns an encoder's features [B, F] into an expert."""
-        ...
+        """What turns an encoder's features [B, F] into an expert: a Gaussian [B, D]."""
+        return GaussianHead(features, self.dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs)
 
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """The posterior of the experts [M, ..., D] that are present; they broadcast to the mask."""
-        ...
+        raise TypeError(f"{type(self).__name__} does not say how to pool")
 
     def log_prob(
         self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
     ) -> Float[Array, "..."]:
-        """The density of that posterior, without its components where there is a cheaper form."""
-        ...
+        """The density of that posterior; overridden where it needs no components."""
+        return self.pool(experts, mask).log_prob(z)
 
 
-class ClosedForm(nnx.Module):
+class ClosedForm(Aggregator):
     """A function of `holderjax.pooling` without parameters."""
 
     def __init__(self, function: Callable[..., PooledPosterior], dim: int) -> None:
+        super().__init__(dim)
         self.function = function
-        self.dim = dim
-
-    def head(self, features: int, rngs: nnx.Rngs) -> nnx.Module:
-        """Features to a Gaussian [B, D]."""
-        return GaussianHead(features, self.dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs)
 
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """See `Aggregator`."""
         return self.function(_broadcast(experts, mask), mask=mask)
 
-    def log_prob(
-        self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
-    ) -> Float[Array, "..."]:
-        """See `Aggregator`."""
-        return self.pool(experts, mask).log_prob(z)
 
-
-class Holder(ClosedForm):
+class Holder(Aggregator):
     """Exact Hölder pooling of any order, with uniform or learned weights; order 1 is MoE.
 
     Learned weights are w = softmax(logits), one logit per modality, uniform at the start. Absent
@@ -80,7 +75,7 @@ class Holder(ClosedForm):
     """
 
     def __init__(self, order: int, weights: str, num_modalities: int, dim: int) -> None:
-        super().__init__(partial(holder_pool, order=order), dim)
+        super().__init__(dim)
         self.order = order
         self.logits = nnx.Param(jnp.zeros(num_modalities)) if weights == "learned" else None
 
@@ -96,11 +91,12 @@ class Holder(ClosedForm):
     def log_prob(
         self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
     ) -> Float[Array, "..."]:
-        """See `Aggregator`."""
+        """See `Aggregator`; O(M D) per point."""
+        experts = _broadcast(experts, mask)
         return holder_log_prob(experts, z, order=self.order, weights=self.weights(), mask=mask)
 
 
-class Learned(nnx.Module):
+class Learned(Aggregator):
     """A permutation-invariant network over the encoders' features (Hirt et al. 2024, section 3).
 
     Features pass a linear layer of the modality's own first, so that encoders of any width can
@@ -116,6 +112,7 @@ class Learned(nnx.Module):
         hidden: int = 256,
         rngs: nnx.Rngs,
     ) -> None:
+        super().__init__(dim)
         self.hidden = hidden
         self.num_modalities = num_modalities
         self.network = network(hidden, dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs)
@@ -131,12 +128,6 @@ class Learned(nnx.Module):
         component = jax.tree.map(lambda x: jnp.where(someone, x, 0.0)[None], q)
         members = jnp.ones((1, self.num_modalities), bool)
         return PooledPosterior(component, jnp.zeros(component.mean.shape[:-1]), members)
-
-    def log_prob(
-        self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
-    ) -> Float[Array, "..."]:
-        """See `Aggregator`."""
-        return self.pool(experts, mask).log_prob(z)
 
 
 def _broadcast(experts: Any, mask: Bool[Array, "M ..."]) -> Any:

@@ -73,6 +73,7 @@ class ModalityNetworks(nnx.Module):
     ) -> None:
         self.private_dim = private_dim
         self.decodes_z = system.decoders == "all"
+        self.learns_prior = system.private_prior == "conditional"
         self.encoder = modality.encoder(modality.shape, rngs=rngs)
         self.head = aggregator.head(self.encoder.features, rngs)
         self.decoder = modality.decoder(
@@ -88,7 +89,7 @@ class ModalityNetworks(nnx.Module):
                 if system.latents == "hierarchical"
                 else GaussianHead(features, private_dim, rngs=rngs)
             )
-            if system.private_prior == "conditional":
+            if self.learns_prior:
                 self.prior_hidden = nnx.Linear(latent_dim, PRIOR_HIDDEN, rngs=rngs)
                 self.prior_head = GaussianHead(PRIOR_HIDDEN, private_dim, rngs=rngs)
             else:
@@ -117,17 +118,17 @@ class ModalityNetworks(nnx.Module):
 
     def private_prior(self, z: Float[Array, "... D"]) -> DiagGaussian:
         """p(w) = N(0, I), [P], or the learned p(w | z), [..., P]."""
-        if hasattr(self, "prior_head"):
+        if self.learns_prior:
             return self.prior_head(jax.nn.relu(self.prior_hidden(z)))
         return standard_normal((self.private_dim,))
 
-    def auxiliary_prior(self, z: Float[Array, "... D"]) -> DiagGaussian:
+    def auxiliary_prior(self, prior: DiagGaussian) -> DiagGaussian:
         """r, which stands for the private posterior in cross-reconstruction.
 
-        N(0, diag tau^2), [P]; a learned p(w | z) stands for itself, [..., P].
+        N(0, diag tau^2), [P]; where p(w | z) is learned, that `private_prior` itself, [..., P].
         """
-        if hasattr(self, "prior_head"):
-            return self.private_prior(z)
+        if self.learns_prior:
+            return prior
         log_scale = self.log_auxiliary_scale[...]
         return DiagGaussian(jnp.zeros_like(log_scale), 2 * log_scale)
 
@@ -135,7 +136,9 @@ class ModalityNetworks(nnx.Module):
         self, z: Float[Array, "... D"], w: Float[Array, "... P"] | None
     ) -> Float[Array, "... *params"]:
         """Likelihood parameters, computed on all rows at once."""
-        parts = [z] * self.decodes_z + [part for part in (w,) if part is not None]
+        parts = [z] if self.decodes_z else []
+        if w is not None:
+            parts.append(w)
         latents = jnp.concatenate(parts, axis=-1)
         params = self.decoder(latents.reshape(-1, latents.shape[-1]))
         return params.reshape(*latents.shape[:-1], *params.shape[1:])

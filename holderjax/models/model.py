@@ -149,11 +149,9 @@ class Model:
             net, w = networks.modalities[name], None
             if net.private_dim:
                 q = net.private_posterior(net.private_features(batch[name]), z)
-                other = (
-                    net.private_prior(z)
-                    if unobserved_private == "prior"
-                    else net.auxiliary_prior(z)
-                )
+                other = net.private_prior(z)
+                if unobserved_private == "auxiliary":
+                    other = net.auxiliary_prior(other)
                 w = jax.tree.map(
                     lambda a, b, there=there: jnp.where(there[:, None], a, b), q, other
                 ).sample(key_w)

@@ -136,7 +136,8 @@ def private_latents(
 ) -> tuple[Float[Array, "S K V B P"], Float[Array, "S K V B"]]:
     """w of one modality and its KL: from the posterior for members, from r for the others."""
     posterior = networks.private_posterior(networks.private_features(x), z)
-    auxiliary, prior = networks.auxiliary_prior(z), networks.private_prior(z)
+    prior = networks.private_prior(z)
+    auxiliary = networks.auxiliary_prior(prior)
     chosen = jax.tree.map(lambda q, r: jnp.where(members[..., None], q, r), posterior, auxiliary)
     w = chosen.mean + jnp.exp(0.5 * chosen.log_var) * noise
     sampled = len(z) > 1
