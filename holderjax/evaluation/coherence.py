@@ -15,7 +15,7 @@ Classifiers are callable pytrees from images in [0, 1], [..., H, W, C], to logit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
+from holderjax.evaluation.examples import batches, join
 from holderjax.evaluation.progress import track
 
 if TYPE_CHECKING:
@@ -125,27 +126,6 @@ def fold_in(key: PRNGKeyArray, *numbers: int) -> PRNGKeyArray:
     for number in numbers:
         key = jax.random.fold_in(key, number)
     return key
-
-
-def batches(
-    arrays: Mapping[str, np.ndarray], names: Sequence[str], batch_size: int
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Batches of one size in order, and how many examples of each count: the rest is padding."""
-    total = len(arrays[names[0]])
-    # Equal parts: 297 examples at 256 a batch would otherwise be padded by 215.
-    size = -(-total // -(-total // batch_size))
-    for first in range(0, total, size):
-        index = np.arange(first, first + size)
-        yield (
-            min(size, total - first),
-            {name: arrays[name][np.minimum(index, total - 1)] for name in names},
-        )
-
-
-def join(parts: Sequence[Array], counts: Sequence[int]) -> np.ndarray:
-    """Concatenate along the last axis, the examples', without the padding."""
-    pairs = zip(parts, counts, strict=True)
-    return np.concatenate([np.asarray(part)[..., :count] for part, count in pairs], axis=-1)
 
 
 def mean_absolute_error(

@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 
 from holderjax import data
 from holderjax.evaluation.classifiers import RECIPE, Recipe, accuracy, load_classifiers
+from holderjax.evaluation.clustering import cluster_probabilities, clustering_scores
 from holderjax.evaluation.coherence import (
     Classifiers,
     Table,
@@ -29,7 +30,9 @@ from holderjax.evaluation.coherence import (
     self_reconstruction,
     unconditional_coherence,
 )
+from holderjax.evaluation.examples import first_examples
 from holderjax.evaluation.files import replacing
+from holderjax.evaluation.representation import linear_accuracy
 from holderjax.training import load_run
 from holderjax.training.logging import read_metrics
 
@@ -84,7 +87,11 @@ def evaluate(
         **describe(run, checkpoint, split, seed),
         "classifier": {"accuracy": classifier_accuracy(classifiers, dataset.test)},
         **score(run.model, run.params, split, classifiers, key, num_samples, prior_samples),
+        "representation": linear_accuracy(run.model, run.params, dataset.train, split),
     }
+    if run.model.system.prior == "mixture":
+        probabilities = cluster_probabilities(run.model, run.params, split.arrays, key)
+        metrics["clustering"] = clustering_scores(probabilities.argmax(axis=1), split.labels)
     with replacing(run.path / METRICS_JSON) as file:
         file.write((json.dumps(metrics, indent=2) + "\n").encode())
     files = [run.path / METRICS_JSON, *write_pictures(run, split, dataset.num_classes, metrics)]
@@ -94,16 +101,6 @@ def evaluate(
     for file in files:
         console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
     return metrics
-
-
-def first_examples(split: data.Split, count: int | None) -> data.Split:
-    """The first examples of a split, all of them if ``count`` is None."""
-    if count is None:
-        return split
-    if not 1 <= count <= len(split):
-        raise ValueError(f"examples: expected 1 to {len(split)}, got {count}")
-    labels = None if split.labels is None else split.labels[:count]
-    return data.Split({name: x[:count] for name, x in split.arrays.items()}, labels)
 
 
 def describe(run: Run, checkpoint: str, split: data.Split, seed: int) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.models.systems import System
-from holderjax.networks import GaussianHead, SelfAttention, SumPooling
+from holderjax.networks import HEADS, SelfAttention, SumPooling
 from holderjax.pooling import (
     PooledPosterior,
     hellinger,
     holder_log_prob,
     holder_pool,
+    mixture_of_experts,
     mixture_of_hellinger,
     mixture_of_products,
     product_of_experts,
@@ -37,12 +38,14 @@ class Aggregator(nnx.Module):
     Experts are what the heads return, stacked: Gaussians [M, ..., D], unless `head` says otherwise.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, family: str = "gaussian") -> None:
         self.dim = dim
+        self.family = family
 
     def head(self, features: int, rngs: nnx.Rngs) -> nnx.Module:
-        """What turns an encoder's features [B, F] into an expert: a Gaussian [B, D]."""
-        return GaussianHead(features, self.dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs)
+        """What turns an encoder's features [B, F] into an expert: a density [B, D]."""
+        head = HEADS[self.family]
+        return head(features, self.dim, initial_log_var=INITIAL_EXPERT_LOG_VAR, rngs=rngs)
 
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """The posterior of the experts [M, ..., D] that are present; they broadcast to the mask."""
@@ -71,11 +74,13 @@ class Holder(Aggregator):
     """Exact Hölder pooling of any order, with uniform or learned weights; order 1 is MoE.
 
     Learned weights are w = softmax(logits), one logit per modality, uniform at the start. Absent
-    modalities leave the softmax.
+    modalities leave the softmax. At order 1 experts may be Laplace densities.
     """
 
-    def __init__(self, order: int, weights: str, num_modalities: int, dim: int) -> None:
-        super().__init__(dim)
+    def __init__(
+        self, order: int, weights: str, num_modalities: int, dim: int, family: str = "gaussian"
+    ) -> None:
+        super().__init__(dim, family)
         self.order = order
         self.logits = nnx.Param(jnp.zeros(num_modalities)) if weights == "learned" else None
 
@@ -86,6 +91,8 @@ class Holder(Aggregator):
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """See `Aggregator`."""
         experts = _broadcast(experts, mask)
+        if self.order == 1:
+            return mixture_of_experts(experts, weights=self.weights(), mask=mask)
         return holder_pool(experts, order=self.order, weights=self.weights(), mask=mask)
 
     def log_prob(
@@ -144,7 +151,7 @@ Build = Callable[[System, int, int, nnx.Rngs], Aggregator]
 # Called with the row, the number of modalities M, the size D of z, and where to draw parameters.
 AGGREGATORS: dict[str, Build] = {
     "poe": lambda row, m, d, rngs: ClosedForm(_product_with_prior, d),
-    "moe": lambda row, m, d, rngs: Holder(1, row.expert_weights, m, d),
+    "moe": lambda row, m, d, rngs: Holder(1, row.expert_weights, m, d, row.family),
     "mopoe": lambda row, m, d, rngs: ClosedForm(mixture_of_products, d),
     "hellinger": lambda row, m, d, rngs: ClosedForm(hellinger, d),
     "mohellinger": lambda row, m, d, rngs: ClosedForm(mixture_of_hellinger, d),

@@ -12,10 +12,10 @@ from flax import nnx
 
 from holderjax.likelihoods import Laplace, Likelihood
 from holderjax.models.aggregators import Aggregator
+from holderjax.models.priors import standard
 from holderjax.models.systems import System
-from holderjax.networks import ConditionalHead, GaussianHead, MlpDecoder, MlpEncoder
-from holderjax.pooling import DiagGaussian
-from holderjax.pooling.gaussian import standard_normal
+from holderjax.networks import HEADS, ConditionalHead, GaussianHead, MlpDecoder, MlpEncoder
+from holderjax.pooling import DiagGaussian, DiagLaplace
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -72,6 +72,7 @@ class ModalityNetworks(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.private_dim = private_dim
+        self.family = system.family
         self.decodes_z = system.decoders == "all"
         self.learns_prior = system.private_prior == "conditional"
         self.encoder = modality.encoder(modality.shape, rngs=rngs)
@@ -84,14 +85,15 @@ class ModalityNetworks(nnx.Module):
         if private_dim:
             self.private_encoder = modality.encoder(modality.shape, rngs=rngs)
             features = self.private_encoder.features
+            head = HEADS[self.family]
             self.private_head: GaussianHead | ConditionalHead = (
-                ConditionalHead(features, latent_dim, private_dim, rngs=rngs)
+                ConditionalHead(features, latent_dim, private_dim, head=head, rngs=rngs)
                 if system.latents == "hierarchical"
-                else GaussianHead(features, private_dim, rngs=rngs)
+                else head(features, private_dim, rngs=rngs)
             )
             if self.learns_prior:
                 self.prior_hidden = nnx.Linear(latent_dim, PRIOR_HIDDEN, rngs=rngs)
-                self.prior_head = GaussianHead(PRIOR_HIDDEN, private_dim, rngs=rngs)
+                self.prior_head = head(PRIOR_HIDDEN, private_dim, rngs=rngs)
             else:
                 # log tau of the auxiliary prior r = N(0, diag tau^2) of shortcut avoidance.
                 self.log_auxiliary_scale = nnx.Param(
@@ -108,21 +110,21 @@ class ModalityNetworks(nnx.Module):
 
     def private_posterior(
         self, features: Float[Array, "B F"], z: Float[Array, "... B D"]
-    ) -> DiagGaussian:
+    ) -> DiagGaussian | DiagLaplace:
         """q(w | x), or q(w | x, z) in a hierarchical model: [..., B, P]."""
         if isinstance(self.private_head, ConditionalHead):
             return self.private_head(features, z)
         q = self.private_head(features)
         shape = (*z.shape[:-1], self.private_dim)
-        return DiagGaussian(jnp.broadcast_to(q.mean, shape), jnp.broadcast_to(q.log_var, shape))
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape), q)
 
-    def private_prior(self, z: Float[Array, "... D"]) -> DiagGaussian:
+    def private_prior(self, z: Float[Array, "... D"]) -> DiagGaussian | DiagLaplace:
         """p(w) = N(0, I), [P], or the learned p(w | z), [..., P]."""
         if self.learns_prior:
             return self.prior_head(jax.nn.relu(self.prior_hidden(z)))
-        return standard_normal((self.private_dim,))
+        return standard(self.family, (self.private_dim,))
 
-    def auxiliary_prior(self, prior: DiagGaussian) -> DiagGaussian:
+    def auxiliary_prior(self, prior: DiagGaussian | DiagLaplace) -> DiagGaussian | DiagLaplace:
         """r, which stands for the private posterior in cross-reconstruction.
 
         N(0, diag tau^2), [P]; where p(w | z) is learned, that `private_prior` itself, [..., P].
@@ -130,7 +132,7 @@ class ModalityNetworks(nnx.Module):
         if self.learns_prior:
             return prior
         log_scale = self.log_auxiliary_scale[...]
-        return DiagGaussian(jnp.zeros_like(log_scale), 2 * log_scale)
+        return HEADS[self.family].distribution(jnp.zeros_like(log_scale), 2 * log_scale)
 
     def decode(
         self, z: Float[Array, "... D"], w: Float[Array, "... P"] | None

@@ -108,6 +108,32 @@ class Model:
         observed, present = mask_absent(self.modalities, observed)
         return pool(self._merge(params), observed, present)
 
+    def infer(
+        self, params: Params, batch: Batch, mask: Bool[Array, "..."] | None = None
+    ) -> tuple[Float[Array, "B D"], dict[str, Float[Array, "B P"]]]:
+        """The representation of the observed modalities: means of their latents.
+
+        Args:
+          params: from `init`.
+          batch: arrays [B, *shape] by modality; those that the mask leaves out may be missing.
+          mask: as in `encode`.
+
+        Returns:
+          The mean of q(z | x_O), and by modality the means of q(w_n | x_n), at that z where the
+          system infers w given z; no w for systems without. The w of a modality that
+          the mask leaves out means nothing.
+        """
+        z = self.encode(params, batch, mask).mean()
+        if not self.private_dim:
+            return z, {}
+        networks = self._merge(params)
+        w = {
+            name: net.private_posterior(net.private_features(batch[name]), z).mean
+            for name, net in networks.modalities.items()
+            if name in batch
+        }
+        return z, w
+
     def generate(
         self,
         params: Params,
@@ -169,9 +195,8 @@ class Model:
         for key_w, (name, modality) in zip(keys, self.modalities.items(), strict=True):
             net, w = networks.modalities[name], None
             if net.private_dim:
-                noise = jax.random.normal(key_w, (num_samples, self.private_dim))
                 prior = net.private_prior(z)
-                w = prior.mean + jnp.exp(0.5 * prior.log_var) * noise
+                w = prior.from_noise(prior.draw_noise(key_w, (num_samples, self.private_dim)))
             samples[name] = modality.likelihood.mean(net.decode(z, w))
         return samples
 
@@ -197,6 +222,37 @@ class Model:
         """
         z = self.encode(params, batch, mask).sample(key, (num_samples,))
         return responsibilities(self._merge(params).prior(), z).mean(axis=1).T
+
+    def prune_clusters(
+        self, params: Params, shares: Float[Array, " C"], threshold: float = 0.01
+    ) -> Params:
+        """The parameters without the clusters that hold hardly any examples (CMVAE, section 3.2).
+
+        They get the log-weight -inf and no gradient, for good; the weights of the others stay in
+        proportion.
+
+        Args:
+          params: from `init`.
+          shares: of the examples in each cluster, such as the means of `clusters` over a data set.
+          threshold: clusters with a smaller share go.
+
+        Returns:
+          Parameters of the same shapes.
+
+        Raises:
+          ValueError: for a system without clusters, shares of another shape, and if none is left.
+        """
+        if self.system.prior != "mixture":
+            raise ValueError(f"clusters: the prior of this system is {self.system.prior!r}")
+        if jnp.shape(shares) != (self.system.clusters,):
+            raise ValueError(
+                f"shares: expected the shape ({self.system.clusters},), got {jnp.shape(shares)}"
+            )
+        keep = np.asarray(shares) >= threshold
+        if not keep.any():
+            raise ValueError(f"threshold: no cluster has a share of {threshold} or more")
+        logits = jnp.where(keep, params["prior"]["logits"], -jnp.inf)
+        return params | {"prior": params["prior"] | {"logits": logits}}
 
     def _merge(self, params: Params) -> Any:
         return nnx.merge(self._graph, params)
@@ -336,6 +392,11 @@ def _check_options(
         value = getattr(row, name)
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    if row.family == "laplace" and row.aggregator != "moe":
+        raise ValueError(
+            "family: 'laplace' needs a mixture of experts, as in mmvae, mmvae+ and cmvae; this "
+            f"system's aggregator is {row.aggregator!r}"
+        )
     for name, known in OPTIONS.items():
         if known is not None and getattr(row, name) not in known:
             raise unknown(name, getattr(row, name), known)

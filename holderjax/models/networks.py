@@ -28,7 +28,7 @@ class Networks(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.aggregator = AGGREGATORS[system.aggregator](system, len(modalities), latent_dim, rngs)
-        self.prior = PRIORS[system.prior](system.clusters, latent_dim, rngs)
+        self.prior = PRIORS[system.prior](system.clusters, latent_dim, system.family, rngs)
         self.modalities = nnx.Dict(
             {
                 name: ModalityNetworks(

@@ -38,7 +38,7 @@ from holderjax.models.bounds import BOUNDS, Views
 from holderjax.models.modality import Modality, ModalityNetworks
 from holderjax.models.networks import Networks
 from holderjax.models.systems import Kl, System
-from holderjax.pooling import DiagGaussian, GaussianMixture, PooledPosterior
+from holderjax.pooling import DiagGaussian, DiagLaplace, GaussianMixture, PooledPosterior
 from holderjax.pooling.mixture import gather
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Components(NamedTuple):
     """The components that the objective visits: all K of them, or C drawn per example.
 
     Attributes:
-      gaussians: [K, V, B, D].
+      densities: [K, V, B, D].
       log_weights: log pi, [K, V, B].
       members: which present modalities each has seen, [K, V, B, M].
       drawn: whether they were drawn from pi instead of enumerated.
     """
 
-    gaussians: DiagGaussian
+    densities: DiagGaussian | DiagLaplace
     log_weights: Float[Array, "K V B"]
     members: Bool[Array, "K V B M"]
     drawn: bool
@@ -93,10 +93,10 @@ def visit(
         in_axes=(0, 2),
         out_axes=2,
     )(keys, posterior.log_weights)
-    gaussians, log_weights, members = jax.tree.map(
+    densities, log_weights, members = jax.tree.map(
         lambda x: gather(x, index, 2), (posterior.components, posterior.log_weights, members)
     )
-    return Components(gaussians, log_weights, members, True)
+    return Components(densities, log_weights, members, True)
 
 
 def expectation(components: Components, values: Float[Array, "K V B"]) -> Float[Array, "V B"]:
@@ -136,10 +136,10 @@ def private_latents(
 ) -> tuple[Float[Array, "S K V B P"], Float[Array, "S K V B"]]:
     """w of one modality and its KL: from the posterior for members, from r for the others."""
     posterior = networks.private_posterior(networks.private_features(x), z)
-    prior = networks.private_prior(z)
+    prior: Any = networks.private_prior(z)  # of the posterior's family
     auxiliary = networks.auxiliary_prior(prior)
     chosen = jax.tree.map(lambda q, r: jnp.where(members[..., None], q, r), posterior, auxiliary)
-    w = chosen.mean + jnp.exp(0.5 * chosen.log_var) * noise
+    w = chosen.from_noise(noise)
     sampled = len(z) > 1
     kl = posterior.log_prob(w) - prior.log_prob(w) if sampled else posterior.kl(prior)
     return w, jnp.where(members, kl, 0.0)
@@ -161,14 +161,13 @@ def bound_terms(
       components: to visit.
       views: of the bound.
       batch: arrays [B, *shape] by name.
-      noise: standard normal, N = D + M P: first for z, then for each modality's w.
+      noise: of scale one, N = D + M P: first for z, then for each modality's w.
 
     Returns:
       z, the log-likelihoods and the private KLs, zero where the modality is no target.
     """
-    gaussians = components.gaussians
-    dim = gaussians.mean.shape[-1]
-    z = gaussians.mean + jnp.exp(0.5 * gaussians.log_var) * noise[..., :dim]
+    dim = components.densities.mean.shape[-1]
+    z = components.densities.from_noise(noise[..., :dim])
     private_noise = jnp.split(noise[..., dim:], len(modalities), axis=-1)
     log_likelihoods, kls = [], []
     for n, (name, modality) in enumerate(modalities.items()):
@@ -214,7 +213,7 @@ def shared_kl(
         if kl == "mixture":
             log_q = aggregator.log_prob(experts, z_v, at(views.observed))
         else:
-            q = jax.tree.map(at, components.gaussians)
+            q = jax.tree.map(at, components.densities)
             if len(rho.log_weights) == 1 and samples == 1:
                 return q.kl(jax.tree.map(lambda x: x[0], rho.components))[None]
             log_q = q.log_prob(z_v)
@@ -269,7 +268,8 @@ def objective(
     dim = posterior.components.mean.shape[-1]
     size = dim + sum(net.private_dim for net in networks.modalities.values())
     shape = (system.importance_samples, *components.log_weights.shape[:2], size)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape), out_axes=3)(noise_keys)
+    draw = posterior.components.draw_noise
+    noise = jax.vmap(lambda key: draw(key, shape), out_axes=3)(noise_keys)
     z, log_likelihoods, kl_private = bound_terms(
         networks, modalities, components, views, batch, noise
     )

@@ -9,11 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from holderjax.pooling import DiagGaussian, GaussianMixture
-from holderjax.pooling.gaussian import standard_normal
+from holderjax.networks import HEADS
+from holderjax.pooling import DiagGaussian, DiagLaplace, GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+
+def standard(family: str, shape: tuple[int, ...]) -> DiagGaussian | DiagLaplace:
+    """N(0, I), or Laplace(0, 1), of the given shape."""
+    return HEADS[family].distribution(jnp.zeros(shape), jnp.zeros(shape))
 
 
 class ZPrior(Protocol):
@@ -24,29 +29,33 @@ class ZPrior(Protocol):
         ...
 
 
-class NormalPrior(nnx.Module):
-    """p(z) = N(0, I), a mixture of one."""
+class StandardPrior(nnx.Module):
+    """p(z) = N(0, I), or Laplace(0, 1), a mixture of one."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, family: str) -> None:
         self.dim = dim
+        self.family = family
 
     def __call__(self) -> GaussianMixture:
-        return GaussianMixture(standard_normal((1, self.dim)), jnp.zeros(1))
+        return GaussianMixture(standard(self.family, (1, self.dim)), jnp.zeros(1))
 
 
 class MixturePrior(nnx.Module):
     """p(z) = sum_c omega_c N(nu_c, diag s_c), all learned (CMVAE, Palumbo et al. 2024, section 3).
 
+    With the family ``laplace`` the clusters are Laplace densities.
+
     Means start as draws from N(0, I): equal ones would receive equal gradients for ever.
     """
 
-    def __init__(self, clusters: int, dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, clusters: int, dim: int, family: str, *, rngs: nnx.Rngs) -> None:
+        self.family = family
         self.logits = nnx.Param(jnp.zeros(clusters))
         self.mean = nnx.Param(jax.random.normal(rngs.params(), (clusters, dim)))
         self.log_var = nnx.Param(jnp.zeros((clusters, dim)))
 
     def __call__(self) -> GaussianMixture:
-        components = DiagGaussian(self.mean[...], self.log_var[...])
+        components = HEADS[self.family].distribution(self.mean[...], self.log_var[...])
         return GaussianMixture(components, jax.nn.log_softmax(self.logits[...]))
 
 
@@ -57,6 +66,6 @@ def responsibilities(prior: GaussianMixture, z: Float[Array, "... D"]) -> Float[
 
 
 PRIORS: dict[str, Callable[..., ZPrior]] = {
-    "normal": lambda clusters, dim, rngs: NormalPrior(dim),
-    "mixture": lambda clusters, dim, rngs: MixturePrior(clusters, dim, rngs=rngs),
+    "normal": lambda clusters, dim, family, rngs: StandardPrior(dim, family),
+    "mixture": lambda clusters, dim, family, rngs: MixturePrior(clusters, dim, family, rngs=rngs),
 }

@@ -15,6 +15,7 @@ Decoders = Literal["all", "private"]
 Bound = Literal["joint", "subsets", "crossed", "masked"]
 Kl = Literal["mixture", "components"]
 ExpertWeights = Literal["uniform", "learned"]
+Family = Literal["gaussian", "laplace"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class System:
       importance_samples: inside each component; more than one tighten the bound.
       random_subsets: that the bound ``subsets`` adds to the whole and the single modalities.
       clusters: of the mixture prior.
+      family: of experts, private posteriors and all priors; ``laplace``, with normalised scales, is
+        what the official results of MMVAE, MMVAE+ and CMVAE use. Mixtures of experts alone have it.
     """
 
     paper: str
@@ -55,6 +58,7 @@ class System:
     importance_samples: int = 1
     random_subsets: int = 0
     clusters: int = 10
+    family: Family = "gaussian"
 
 
 # What `build` and the command line may change of a row, beside its aggregator and its latents.
@@ -67,6 +71,7 @@ OPTIONS: dict[str, tuple[str, ...] | None] = {
     "importance_samples": None,
     "random_subsets": None,
     "clusters": None,
+    "family": get_args(Family),
 }
 
 _MVAE = "Wu and Goodman 2018"

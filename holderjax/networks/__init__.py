@@ -1,4 +1,4 @@
-"""Encoders, decoders and permutation-invariant networks as Flax NNX modules, and Gaussian heads.
+"""Encoders, decoders and permutation-invariant networks as Flax NNX modules, and heads.
 
 An encoder is built as ``Encoder(shape, rngs=rngs)``, maps [B, *shape] to [B, features] and tells
 ``features``. A decoder is built as ``Decoder(in_features, shape, rngs=rngs)`` and maps
@@ -6,7 +6,7 @@ An encoder is built as ``Encoder(shape, rngs=rngs)``, maps [B, *shape] to [B, fe
 """
 
 from holderjax.networks.conv import ConvDecoder, ConvEncoder
-from holderjax.networks.heads import ConditionalHead, GaussianHead
+from holderjax.networks.heads import HEADS, ConditionalHead, GaussianHead, LaplaceHead
 from holderjax.networks.invariant import SelfAttention, SumPooling
 from holderjax.networks.mlp import MlpDecoder, MlpEncoder
 from holderjax.networks.residual import ResidualDecoder, ResidualEncoder
@@ -18,11 +18,13 @@ NETWORKS = {
 }
 
 __all__ = [
+    "HEADS",
     "NETWORKS",
     "ConditionalHead",
     "ConvDecoder",
     "ConvEncoder",
     "GaussianHead",
+    "LaplaceHead",
     "MlpDecoder",
     "MlpEncoder",
     "ResidualDecoder",

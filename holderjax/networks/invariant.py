@@ -62,6 +62,7 @@ class SelfAttention(nnx.Module):
         self.head = GaussianHead(hidden, dim, initial_log_var=initial_log_var, rngs=rngs)
 
     def __call__(self, h: Float[Array, "M ... E"], mask: Bool[Array, "M ..."]) -> DiagGaussian:
+        # Features may broadcast to the mask: several subsets of one set.
         h = self.embed(h)
         for block in self.blocks.values():
             h = block(h, mask)
@@ -94,5 +95,5 @@ class AttentionBlock(nnx.Module):
         # A finite floor: with an empty set, whose output nobody uses, -inf would make NaN.
         scores = jnp.where(mask[None, ..., None], scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("mn...h,n...hf->m...hf", jax.nn.softmax(scores, axis=1), value)
-        h = h + self.merge(mixed.reshape(h.shape))
+        h = h + self.merge(mixed.reshape(*mixed.shape[:-2], -1))
         return h + self.narrow(jax.nn.relu(self.widen(self.between(h))))

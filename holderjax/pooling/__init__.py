@@ -13,10 +13,12 @@ from holderjax.pooling.holder import (
     holder_pool,
     holder_sample,
 )
+from holderjax.pooling.laplace import DiagLaplace, scale_normalized_laplace
 from holderjax.pooling.mixture import GaussianMixture, PooledPosterior
 
 __all__ = [
     "DiagGaussian",
+    "DiagLaplace",
     "GaussianMixture",
     "PooledPosterior",
     "geometric_mean",
@@ -30,4 +32,5 @@ __all__ = [
     "mixture_of_hellinger",
     "mixture_of_products",
     "product_of_experts",
+    "scale_normalized_laplace",
 ]

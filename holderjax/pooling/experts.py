@@ -54,7 +54,7 @@ def mixture_of_experts(
     r"""The mixture :math:`\sum_j w_j q_j` (MMVAE, Shi et al. 2019); Hölder pooling of order 1.
 
     Args:
-      experts: Gaussians [M, ..., D].
+      experts: Gaussians, or Laplace densities, [M, ..., D].
       weights: [M] or [M, ...], non-negative; uniform if None.
       mask: [M] or [M, ...] bool, True where the expert is present.
 

@@ -38,10 +38,20 @@ class DiagGaussian:
         scaled = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
         return -0.5 * jnp.sum(scaled + self.log_var + log(2 * pi), axis=-1)
 
+    @staticmethod
+    def draw_noise(
+        key: PRNGKeyArray, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = jnp.float32
+    ) -> Array:
+        """What `from_noise` takes: draws from N(0, 1)."""
+        return jax.random.normal(key, shape, dtype)
+
+    def from_noise(self, noise: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Reparameterised draws."""
+        return self.mean + jnp.exp(0.5 * self.log_var) * noise
+
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
         """Reparameterised draws, [*shape, ..., D]."""
-        noise = jax.random.normal(key, (*shape, *self.mean.shape), self.mean.dtype)
-        return self.mean + jnp.exp(0.5 * self.log_var) * noise
+        return self.from_noise(self.draw_noise(key, (*shape, *self.mean.shape), self.mean.dtype))
 
     def kl(self, other: DiagGaussian) -> Float[Array, "..."]:
         """KL(self || other) in nats, closed form, summed over D."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from holderjax.pooling.gaussian import DiagGaussian
+from holderjax.pooling.laplace import DiagLaplace
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -36,11 +37,12 @@ class GaussianMixture:
     """A batch of mixtures of K diagonal Gaussians, a pytree.
 
     Attributes:
-      components: Gaussians with ``mean`` and ``log_var`` of shape [K, ..., D].
+      components: Gaussians with ``mean`` and ``log_var`` of shape [K, ..., D]; Laplace densities
+        where a mixture of experts is asked for them.
       log_weights: normalised log-weights, [K, ...]; -inf removes a component.
     """
 
-    components: DiagGaussian
+    components: DiagGaussian | DiagLaplace
     log_weights: Float[Array, "K ..."]
 
     def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:

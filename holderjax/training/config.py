@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from holderjax import data, models
 from holderjax.likelihoods import Laplace
-from holderjax.models.systems import Bound, ExpertWeights, Kl, PrivatePrior
+from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, PrivatePrior
 from holderjax.naming import unknown
 from holderjax.networks import NETWORKS
 from holderjax.training.files import write_atomically
@@ -53,7 +53,7 @@ class TrainConfig:
     """Encoders and decoders: mlp, conv or resnet."""
     order: int | None = None
     """Order n of the Hölder pool, alpha = 1/n; the system's own if not given, like all down to
-    --clusters."""
+    --family."""
     expert_weights: ExpertWeights | None = None
     """Weights of the experts in Hölder pools and mixtures of experts."""
     kl: Kl | None = None
@@ -68,6 +68,8 @@ class TrainConfig:
     """That the bound "subsets" adds to the whole and the single modalities."""
     clusters: int | None = None
     """Components of a mixture prior."""
+    family: Family | None = None
+    """Of posteriors and priors; laplace for mixtures of experts."""
     components: int | None = None
     """Component budget: components drawn per example and step; all of them if not given."""
     learning_rate: float = 1e-3

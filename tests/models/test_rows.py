@@ -298,6 +298,65 @@ def test_learned_weights_start_uniform_and_then_weigh_the_pool():
     assert (jnp.abs(gradient["aggregator"]["logits"]) > 1e-3).all()
 
 
+def test_laplace_latents_give_the_bound_in_closed_form():
+    model = linear_model("mmvae+", family="laplace", kl="components")
+    params, batch = random_params(model), random_batch(model, 1)
+    x = {name: np.asarray(batch[name][0]).ravel() for name in NAMES}
+    nets = in_float64(params["modalities"])
+
+    def posterior(net, encoder, head):
+        mean, raw = np.split(affine(net[head]["linear"], affine(net[encoder]["linear"], x[n])), 2)
+        return mean, 2 * np.exp(raw) / np.exp(raw).sum() + 1e-6
+
+    def divergence(mean, scale):
+        return (abs(mean) + scale * np.exp(-abs(mean) / scale) - np.log(scale) - 1).sum()
+
+    z, w, r = {}, {}, {}
+    for n, net in nets.items():
+        z[n], w[n] = (
+            posterior(net, "encoder", "head"),
+            posterior(net, "private_encoder", "private_head"),
+        )
+        tau = np.exp(2 * net["log_auxiliary_scale"])
+        r[n] = np.zeros(2), 2 * tau / tau.sum() + 1e-6
+    expected = 0.0
+    for k in NAMES:
+        for n, net in nets.items():
+            private, scale = w[n] if n == k else r[n], MODALITIES[n].likelihood.scale
+            mean, spread = (np.concatenate(pair) for pair in zip(z[k], private, strict=True))
+            layer = net["decoder"]["linear"]
+            # A Laplace variable of scale b has the variance 2 b^2.
+            variance = scale**2 + 2 * np.square(spread) @ np.square(layer["kernel"])
+            error = np.square(x[n] - affine(layer, mean)) + variance - scale**2
+            log_prob = -0.5 * (error / scale**2 + np.log(2 * np.pi * scale**2)).sum()
+            expected += MODALITIES[n].weight * log_prob / len(NAMES)
+        expected -= BETA * (divergence(*z[k]) + divergence(*w[k])) / len(NAMES)
+    found = draws(model, params, batch)
+    assert distance(found, -expected) < 4
+    assert found.std() / np.sqrt(len(found)) < 0.02 * abs(expected)
+
+
+def test_pruned_clusters_are_gone_for_good():
+    model = linear_model("cmvae", clusters=3)
+    params, batch = random_params(model), random_batch(model, 6)
+    pruned = model.prune_clusters(params, jnp.array([0.6, 0.001, 0.399]))
+    probabilities = model.clusters(pruned, KEY, batch)
+    assert (probabilities[:, 1] == 0).all()
+    kept = model.clusters(params, KEY, batch)[:, ::2]
+    assert (jnp.argsort(kept) == jnp.argsort(probabilities[:, ::2])).all()
+    gradient = quick_jit(jax.grad(lambda p: model.loss(p, batch, KEY)[0]))(pruned)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert gradient["prior"]["logits"][1] == 0
+    assert (gradient["prior"]["mean"][1] == 0).all()
+    with pytest.raises(ValueError, match=r"no cluster has a share of 0\.9"):
+        model.prune_clusters(params, jnp.array([0.6, 0.001, 0.399]), 0.9)
+    with pytest.raises(ValueError, match=r"shares: expected the shape \(3,\), got \(2,\)"):
+        model.prune_clusters(params, jnp.array([0.6, 0.4]))
+    plain = linear_model("holder")
+    with pytest.raises(ValueError, match="the prior of this system is 'normal'"):
+        plain.prune_clusters(random_params(plain), jnp.ones(10))
+
+
 def test_clusters_are_assigned_by_the_exact_posterior():
     model = linear_model("cmvae", clusters=3)
     params, batch = random_params(model), random_batch(model, 6)
@@ -333,15 +392,14 @@ def test_decoders_of_hmvae_see_private_latents_alone():
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_absent_modalities_are_as_if_they_had_never_been(system):
     full = linear_model(system)
-    if SYSTEMS[system].aggregator == "attention":
-        pytest.skip("its experts are checked in tests/networks; 256 units make these draws slow")
     present = {name: MODALITIES[name] for name in ("a", "c")}
     subset = linear_model(system, present)
     params, batch = random_params(full, seed=3), random_batch(full, 2)
     kept = params | {"modalities": {name: params["modalities"][name] for name in present}}
     mask = jnp.broadcast_to(jnp.array([True, False, True]), (2, 3))
     absent = batch | {"b": jnp.full_like(batch["b"], jnp.nan), "mask": mask}
-    count = 1024
+    # 256 units of attention make draws slow.
+    count = 128 if SYSTEMS[system].aggregator == "attention" else 1024
     masked = draws(full, params, absent, count)
     without = draws(subset, kept, {name: batch[name] for name in present}, count)
     error = np.sqrt((masked.var() + without.var()) / count)
@@ -360,6 +418,7 @@ def test_every_option_out_of_range_is_named():
         ({"clusters": 0}, "clusters: expected an integer of at least 1, got 0"),
         ({"expert_weights": "learnt"}, "unknown expert_weights 'learnt': did you mean 'learned'"),
         ({"sampels": 3}, "unknown option 'sampels'"),
+        ({"family": "laplace"}, "family: 'laplace' needs a mixture of experts, .* 'holder'"),
     ):
         with pytest.raises(ValueError, match=message):
             linear_model("holder", **options)

@@ -56,6 +56,14 @@ def test_an_absent_member_is_as_if_it_had_never_been_passed(network, h):
         close(jax.tree.map(lambda x, b=b: x[b : b + 1], found), alone)
 
 
+def test_several_subsets_of_one_set_are_pooled_at_once(network, h):
+    masks = np.stack([MASK, np.ones_like(MASK), MASK[::-1] | MASK], axis=1)
+    found = network(h[:, None], masks)
+    assert found.mean.shape == (3, BATCH, DIM)
+    for v in range(3):
+        close(jax.tree.map(lambda x, v=v: x[v], found), network(h, masks[:, v]))
+
+
 def test_gradients_are_finite_for_the_empty_set_and_zero_for_the_absent(network, h):
     mask = jnp.asarray(MASK).at[:, 1].set(False)
 

@@ -16,6 +16,7 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn.base_architectures import BaseDecoder
 
 from holderjax.models.objective import split_key
+from holderjax.networks import HEADS
 
 FEATURES = 3  # of linear_models.LinearEncoder
 
@@ -131,7 +132,7 @@ def dataset(batch):
 
 
 def noise_of(model, key, size, components, views=1):
-    """The standard normal numbers that our objective draws, by what they are for.
+    """The noise that our objective draws, by what it is for.
 
     Args:
       model: ours.
@@ -147,14 +148,15 @@ def noise_of(model, key, size, components, views=1):
     dim, private = model.latent_dim, model.private_dim
     shape = (model.system.importance_samples, components, views)
     shape = (*shape, dim + private * len(model.modalities))
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape), out_axes=3)(keys)
+    draw = HEADS[model.system.family].distribution(jnp.zeros(1), jnp.zeros(1)).draw_noise
+    noise = jax.vmap(lambda key: draw(key, shape), out_axes=3)(keys)
     parts = jnp.split(noise[..., dim:], len(model.modalities), axis=-1)
     z = to_torch(noise[..., :dim])
     return z, {name: to_torch(w) for name, w in zip(model.modalities, parts, strict=True)}
 
 
 def feed(monkeypatch, noise):
-    """Let MultiVae's Gaussians draw this noise, in this order; returns what it has not drawn."""
+    """Let MultiVae's densities draw this noise, in this order; returns what it has not drawn."""
     queue = deque(noise)
 
     def rsample(self, sample_shape=()):
@@ -164,4 +166,5 @@ def feed(monkeypatch, noise):
         return self.loc + self.scale * drawn
 
     monkeypatch.setattr(torch.distributions.Normal, "rsample", rsample)
+    monkeypatch.setattr(torch.distributions.Laplace, "rsample", rsample)
     return queue

@@ -1,0 +1,101 @@
+"""Seeds side by side on arrays in memory, and their table: what the simulated benchmarks share."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from holderjax.evaluation.files import replacing
+from holderjax.models import Model
+
+
+@dataclass(frozen=True)
+class Training:
+    """Of every row alike."""
+
+    out: Path
+    """The JSON file to write."""
+    steps: int = 2000
+    batch_size: int = 250
+    seeds: int = 3
+    learning_rate: float = 1e-3
+    rows: tuple[str, ...] = ()
+    """Which rows; all of them if not given."""
+
+
+def train(model: Model, views: dict, config: Training) -> dict:
+    """Parameters of all seeds, [seeds, ...], from one program."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    size = len(next(iter(views.values())))
+
+    def one(params: dict, key: jax.Array) -> dict:
+        def step(carry: tuple, key: jax.Array) -> tuple:
+            params, state = carry
+            key_batch, key_loss = jax.random.split(key)
+            index = jax.random.randint(key_batch, (config.batch_size,), 0, size)
+            batch = {name: x[index] for name, x in views.items()}
+            gradient = jax.grad(lambda p: model.loss(p, batch, key_loss)[0])(params)
+            updates, state = optimizer.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), None
+
+        keys = jax.random.split(key, config.steps)
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+    keys = jax.random.split(jax.random.key(0), (2, config.seeds))
+    # Not compiled: XLA takes longer over one program of all initialisers than they take to run.
+    return jax.jit(jax.vmap(one))(jax.vmap(model.init)(keys[0]), keys[1])
+
+
+def compare(
+    rows: dict[str, Model],
+    views: dict,
+    config: Training,
+    score: Callable[[Model, dict], dict[str, float]],
+    facts: dict,
+) -> None:
+    """Train every row, score each seed, print the table and write it as JSON.
+
+    Args:
+      rows: models by name.
+      views: training data.
+      config: of the training.
+      score: from a model and one seed's parameters to scores by column.
+      facts: to write beside them.
+    """
+    table = Table("row", title=f"{config.seeds} seeds, {config.steps} steps; mean ± standard error")
+    results = {}
+    for name, model in rows.items():
+        if config.rows and name not in config.rows:
+            continue
+        start = time.perf_counter()
+        params = train(model, views, config)
+        each = [
+            score(model, jax.tree.map(lambda x, i=i: x[i], params)) for i in range(config.seeds)
+        ]
+        results[name] = {column: [row[column] for row in each] for column in each[0]}
+        if not table.rows:
+            for column in each[0]:
+                table.add_column(column, justify="right")
+        cells = [
+            f"{np.mean(x):.3f} ± {np.std(x) / max(1, len(x) - 1) ** 0.5:.3f}"
+            for x in results[name].values()
+        ]
+        table.add_row(name, *cells)
+        print(f"{name}: {', '.join(cells)} ({time.perf_counter() - start:.0f} s)", flush=True)
+    if not results:
+        raise ValueError(f"rows: expected some of {', '.join(rows)}; got {config.rows}")
+    Console().print(table)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    device = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    settings = {name: value for name, value in vars(config).items() if name != "out"}
+    with replacing(config.out) as file:
+        written = {**device, "config": settings, **facts, "rows": results}
+        file.write((json.dumps(written, indent=2) + "\n").encode())
+    print(config.out)
