@@ -96,8 +96,9 @@ class ModalityNetworks(nnx.Module):
                 self.prior_head = head(PRIOR_HIDDEN, private_dim, rngs=rngs)
             else:
                 # log tau of the auxiliary prior r = N(0, diag tau^2) of shortcut avoidance.
+                # The type is given, as a weak one would compile a training step twice.
                 self.log_auxiliary_scale = nnx.Param(
-                    jnp.full(private_dim, INITIAL_LOG_AUXILIARY_SCALE)
+                    jnp.full(private_dim, INITIAL_LOG_AUXILIARY_SCALE, jnp.float32)
                 )
 
     def expert(self, x: Float[Array, "B *shape"]) -> Any:

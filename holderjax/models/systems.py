@@ -63,6 +63,7 @@ class System:
 
 # What `build` and the command line may change of a row, beside its aggregator and its latents.
 OPTIONS: dict[str, tuple[str, ...] | None] = {
+    "prior": get_args(Prior),
     "bound": get_args(Bound),
     "kl": get_args(Kl),
     "order": None,

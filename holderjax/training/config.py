@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from holderjax import data, models
 from holderjax.likelihoods import Laplace
-from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, PrivatePrior
+from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, Prior, PrivatePrior
 from holderjax.naming import unknown
 from holderjax.networks import NETWORKS
 from holderjax.training.files import write_atomically
@@ -56,6 +56,8 @@ class TrainConfig:
     --family."""
     expert_weights: ExpertWeights | None = None
     """Weights of the experts in Hölder pools and mixtures of experts."""
+    prior: Prior | None = None
+    """On z: N(0, I), or a learned mixture of --clusters Gaussians."""
     kl: Kl | None = None
     """Estimator of the KL of z."""
     bound: Bound | None = None

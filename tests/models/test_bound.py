@@ -197,3 +197,23 @@ def test_the_bound_is_tight_for_one_modality_where_its_true_posterior_has_the_fo
             assert abs(gap) < 4 * error + 1e-4
             assert error < 0.02
     assert log_likelihood - bound["mixture"][0].mean() > 0.2
+
+
+@pytest.mark.parametrize("system", ["mmvae", "holder+", "holder++", "helvae"])
+def test_the_importance_weighted_likelihood_is_the_exact_one(system):
+    model = linear_model(system)
+    params = with_good_encoders(random_params(model), MODALITIES, system, 2)
+    mean, covariance = marginal(params, MODALITIES, 2)
+    flat, batch = draw(mean, covariance, MODALITIES)
+    estimate = quick_jit(lambda batch, key: model.log_likelihood(params, batch, key, 2048))
+    exact = multivariate_normal(mean, covariance).logpdf(flat)
+    found = np.asarray(estimate(batch, jax.random.key(1)))
+    np.testing.assert_allclose(found, exact, atol=0.5)
+    assert found.mean() == pytest.approx(exact.mean(), abs=0.05)
+    # b absent, and anything in its place: the marginal of a and c, elements 0, 1 and 3 to 6.
+    mask = np.tile([True, False, True], (BATCH, 1))
+    absent = batch | {"b": jnp.full_like(batch["b"], jnp.nan), "mask": jnp.asarray(mask)}
+    kept = np.array([0, 1, 3, 4, 5, 6])
+    exact = multivariate_normal(mean[kept], covariance[np.ix_(kept, kept)]).logpdf(flat[:, kept])
+    found = np.asarray(estimate(absent, jax.random.key(1)))
+    assert found.mean() == pytest.approx(exact.mean(), abs=0.05)

@@ -386,6 +386,14 @@ def test_decoders_of_hmvae_see_private_latents_alone():
     assert kernel.shape == (3, 2)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_parameters_keep_their_types_over_a_step_so_that_it_compiles_once(system):
+    model = linear_model(system, expert_weights="learned")
+    params = model.init(KEY)
+    assert not [leaf for leaf in jax.tree.leaves(params) if leaf.weak_type]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
 # --- incomplete data
 
 
