@@ -129,12 +129,18 @@ class Network(nnx.Module):
     ) -> Float[Array, "B K"]:
         """Logits; with a key, features are dropped at random."""
         keys = [None, None] if key is None else jax.random.split(key)
+        x = self.features(x, keys[0])
+        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
+
+    def features(
+        self, x: Float[Array, "B H W C"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B F"]:
+        """What the last layer reads; with a key, what that reads is dropped at random."""
         x = x - 0.5
         for conv in (self.conv0, self.conv1, self.conv2):
             x = jax.nn.relu(conv(x))
-        x = self.dropout(x.reshape(x.shape[0], -1), deterministic=key is None, rngs=keys[0])
-        x = jax.nn.relu(self.dense0(x))
-        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
+        x = self.dropout(x.reshape(x.shape[0], -1), deterministic=key is None, rngs=key)
+        return jax.nn.relu(self.dense0(x))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph"])
@@ -153,9 +159,15 @@ class Classifier:
     params: Any
 
     def __call__(self, images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch K"]:
+        return self._apply(Network.__call__, images)
+
+    def features(self, images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch F"]:
+        """The activations that the last layer reads."""
+        return self._apply(Network.features, images)
+
+    def _apply(self, method: Callable[..., Array], images: Array) -> Array:
         flat = jnp.clip(images, 0, 1).reshape(-1, *images.shape[-3:])
-        logits = nnx.merge(self.graph, self.params)(flat)
-        return logits.reshape(*images.shape[:-3], -1)
+        return method(nnx.merge(self.graph, self.params), flat).reshape(*images.shape[:-3], -1)
 
 
 def image_modalities(arrays: Mapping[str, np.ndarray]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -32,6 +33,7 @@ from holderjax.evaluation.coherence import (
 )
 from holderjax.evaluation.examples import first_examples
 from holderjax.evaluation.files import replacing
+from holderjax.evaluation.frechet import frechet_distances
 from holderjax.evaluation.representation import linear_accuracy
 from holderjax.training import load_run
 from holderjax.training.logging import read_metrics
@@ -87,6 +89,14 @@ def evaluate(
         **describe(run, checkpoint, split, seed),
         "classifier": {"accuracy": classifier_accuracy(classifiers, dataset.test)},
         **score(run.model, run.params, split, classifiers, key, num_samples, prior_samples),
+        "classifier_fd": frechet_distances(
+            run.model,
+            run.params,
+            {name: Partial(type(judge).features, judge) for name, judge in classifiers.items()},
+            split.arrays,
+            key,
+            prior_samples,
+        ),
         "representation": linear_accuracy(run.model, run.params, dataset.train, split),
     }
     if run.model.system.prior == "mixture":

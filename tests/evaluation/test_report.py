@@ -74,6 +74,10 @@ def test_metrics_json_holds_what_was_returned_and_promised(run, metrics):
     assert coherence["by_subset_size"].keys() == {"1", "2"}
     assert coherence["by_subset_size"]["2"] == pytest.approx(coherence["leave_one_out"])
     assert coherence["by_subset"]["b,v"].keys() == {"a"}
+    for kind in ("conditional", "unconditional"):
+        assert stored["classifier_fd"][kind].keys() == {"a", "b"}
+        assert min(stored["classifier_fd"][kind].values()) > 0
+    assert stored["representation"]["z"].keys() == {"a", "b", "v"}
     assert 0 <= coherence["unconditional"] <= 1
     assert coherence["unjudged"] == ["v"]
     assert stored["classifier"]["accuracy"].keys() == {"a", "b"}
