@@ -89,6 +89,7 @@ def scores_of(config: TrainConfig, dataset: data.Dataset, classifiers: dict) -> 
         )
         with replacing(file) as f:
             f.write(json.dumps(scores, indent=2).encode())
+    jax.clear_caches()  # of programs that the next row has no use for
     return json.loads(file.read_text())
 
 

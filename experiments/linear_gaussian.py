@@ -42,7 +42,9 @@ class LinearDecoder(nnx.Module):
     """x = W z + b."""
 
     def __init__(self, in_features: int, shape: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
-        self.linear = nnx.Linear(in_features, shape[0], rngs=rngs)
+        # The default scale is three times that of the loadings to be learned.
+        init = nnx.initializers.normal(0.1)
+        self.linear = nnx.Linear(in_features, shape[0], kernel_init=init, rngs=rngs)
 
     def __call__(self, z: jax.Array) -> jax.Array:
         return self.linear(z)
@@ -96,7 +98,9 @@ def score(views: dict, best: float, model: models.Model, params: dict) -> dict[s
 def main(config: Config) -> None:
     """Train and score every row."""
     source = random_model(np.random.default_rng(0), config.views, config.latent_dim)
-    views = jax.tree.map(jnp.asarray, source.draw(config.size, np.random.default_rng(1)))
+    drawn = source.draw(config.size, np.random.default_rng(1))
+    # Centred, or Adam would spend its steps on the biases.
+    views = {name: jnp.asarray(x - x.mean(axis=0)) for name, x in drawn.items()}
     best = maximum_likelihood(views, config.latent_dim).log_likelihood(views).mean()
     encoder = partial(MlpEncoder, hidden=(256, 256))
     modalities = {

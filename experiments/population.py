@@ -32,7 +32,10 @@ class Training:
 
 def train(model: Model, views: dict, config: Training) -> dict:
     """Parameters of all seeds, [seeds, ...], from one program."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.steps // 20, config.steps
+    )
+    optimizer = optax.adam(rate)
     size = len(next(iter(views.values())))
 
     def one(params: dict, key: jax.Array) -> dict:

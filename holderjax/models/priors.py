@@ -45,13 +45,17 @@ class MixturePrior(nnx.Module):
 
     With the family ``laplace`` the clusters are Laplace densities.
 
-    Means start as draws from N(0, I): equal ones would receive equal gradients for ever.
+    Means start uniform in [-1, 1], as in the authors' code: equal ones would receive equal
+    gradients for ever, and draws from N(0, I) differ so much in length that the cluster nearest to
+    the origin takes every example at once.
     """
 
     def __init__(self, clusters: int, dim: int, family: str, *, rngs: nnx.Rngs) -> None:
         self.family = family
         self.logits = nnx.Param(jnp.zeros(clusters))
-        self.mean = nnx.Param(jax.random.normal(rngs.params(), (clusters, dim)))
+        self.mean = nnx.Param(
+            jax.random.uniform(rngs.params(), (clusters, dim), minval=-1.0, maxval=1.0)
+        )
         self.log_var = nnx.Param(jnp.zeros((clusters, dim)))
 
     def __call__(self) -> GaussianMixture:

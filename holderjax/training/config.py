@@ -72,6 +72,9 @@ class TrainConfig:
     """Components of a mixture prior."""
     family: Family | None = None
     """Of posteriors and priors; laplace for mixtures of experts."""
+    fit_clusters: int | None = None
+    """Step after which a mixture prior is fitted to the latents so far, a multiple of --log-every;
+    clusters learned from the start alone tend to be one."""
     components: int | None = None
     """Component budget: components drawn per example and step; all of them if not given."""
     learning_rate: float = 1e-3
@@ -122,7 +125,7 @@ class TrainConfig:
                 raise unknown(kind, name, known)
         for name in (
             *("steps", "batch_size", "latent_dim", "private_dim"),
-            *("order", "importance_samples", "clusters"),
+            *("order", "importance_samples", "clusters", "fit_clusters"),
             *("checkpoint_every", "keep", "log_every", "devices"),
         ):
             value = getattr(self, name)
@@ -150,12 +153,14 @@ class TrainConfig:
             raise ValueError(
                 f"warmup: cosine decay needs fewer than steps={self.steps}, got {self.warmup}"
             )
-        if self.checkpoint_every % self.log_every:
-            near = max(1, round(self.checkpoint_every / self.log_every)) * self.log_every
-            raise ValueError(
-                f"checkpoint_every: expected a multiple of log_every={self.log_every}, "
-                f"got {self.checkpoint_every}; try {near}"
-            )
+        for name in ("checkpoint_every", "fit_clusters"):
+            value = getattr(self, name)
+            if value is not None and value % self.log_every:
+                near = max(1, round(value / self.log_every)) * self.log_every
+                raise ValueError(
+                    f"{name}: expected a multiple of log_every={self.log_every}, "
+                    f"got {value}; try {near}"
+                )
 
     def _validate_paths(self) -> None:
         given = [name for name in DATA_PATHS if getattr(self, name) is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from holderjax import data
 from holderjax.models import OPTIONS, Model
 from holderjax.training.checkpoints import Checkpoints
+from holderjax.training.clusters import check_clusters, fit_clusters
 from holderjax.training.config import TrainConfig, build_model, load_dataset
 from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, open_folder
 from holderjax.training.interruption import Interruption
@@ -77,6 +78,8 @@ def train(config: TrainConfig) -> RunResult:
     check_folder(config)
     dataset = load_dataset(config)
     model = build_model(config, dataset.modalities)
+    if config.fit_clusters is not None:
+        check_clusters(model, len(dataset.train))
     open_folder(config, dataset, devices)
     with Checkpoints(config.out / CHECKPOINTS_FOLDER, keep=config.keep) as checkpoints:
         state, first_step = begin(config, model, checkpoints)
@@ -118,6 +121,7 @@ class Programs:
 
     dispatch: Callable[[TrainState, int, int], tuple[TrainState, Any]]
     test_loss: Callable[[Any], float]
+    fit_clusters: Callable[[Any], Any]
     devices: list[jax.Device]
 
     @classmethod
@@ -142,7 +146,10 @@ class Programs:
         def test_loss(params: Any) -> float:
             return float(held_out(params, test_examples, keys.held_out, beta))
 
-        return cls(dispatch, test_loss, devices)
+        def with_clusters(params: Any) -> Any:
+            return fit_clusters(model, params, dataset.train.arrays, keys.clusters)
+
+        return cls(dispatch, test_loss, with_clusters, devices)
 
 
 def run_steps(
@@ -159,6 +166,10 @@ def run_steps(
     # The dispatch whose metrics are still to be looked at, so that the device need not wait.
     pending: tuple[int, int, Any] | None = None
     for first, last in dispatches(first_step, config.steps, config.log_every):
+        if first == config.fit_clusters:
+            state = jax.device_get(unreplicate(replicas))
+            state = replace(state, params=programs.fit_clusters(state.params))
+            replicas = replicate(state, programs.devices)
         replicas, metrics = programs.dispatch(replicas, first, last)
         if pending:
             log.log(pending[1], interval_metrics(*pending, checkpoints))

@@ -46,10 +46,12 @@ class RunKeys:
     init: PRNGKeyArray
     steps: PRNGKeyArray
     held_out: PRNGKeyArray
+    clusters: PRNGKeyArray
 
     @classmethod
     def of(cls, seed: int) -> RunKeys:
-        return cls(*jax.random.split(jax.random.key(seed), 3))
+        key = jax.random.key(seed)
+        return cls(*jax.random.split(key, 3), jax.random.fold_in(key, 3))
 
 
 def init_state(
