@@ -47,14 +47,15 @@ class Generated:
     Attributes:
       modalities: names, the order of the masks' axis.
       subsets: O as masks, [O, M], smaller ones first; everything observed comes last.
-      predictions: classes by modality that has a classifier, [O, S, N].
-      errors: mean absolute errors by modality, [O, N], averaged over samples.
+      predictions: classes by modality that has a classifier, [O, S, N]; -1 where the modality is
+        observed and others are not.
+      errors: mean absolute errors with everything observed, by modality, [N], over all samples.
     """
 
     modalities: tuple[str, ...]
     subsets: Bool[np.ndarray, "O M"]
     predictions: dict[str, Int[np.ndarray, "O S N"]]
-    errors: dict[str, Float[np.ndarray, "O N"]]
+    errors: dict[str, Float[np.ndarray, " N"]]
 
 
 def all_subsets(count: int) -> Bool[np.ndarray, "O M"]:
@@ -75,7 +76,8 @@ def generate_from_subsets(
 ) -> Generated:
     """Sample every modality from every subset of the others, and classify the samples.
 
-    One compiled program serves all subsets and batches: the mask is an argument.
+    One compiled program serves all batches: it encodes once, and decodes and judges for each subset
+    only what is not observed, or everything if all is.
 
     Args:
       model: of at least two modalities.
@@ -99,25 +101,44 @@ def generate_from_subsets(
         raise ValueError(f"coherence: no classifier for any of {', '.join(names)}")
     classifiers = {name: classifiers[name] for name in names if name in classifiers}
 
+    subsets = all_subsets(len(names))
+
     @jax.jit
     def program(
-        params: Any, classifiers: Classifiers, key: PRNGKeyArray, batch: Any, mask: Array
+        params: Any, classifiers: Classifiers, keys: PRNGKeyArray, batch: Any
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         batch = {name: data.to_float(x) for name, x in batch.items()}
-        samples = model.generate(params, key, batch, observed=mask, num_samples=num_samples)
-        predicted = {name: judge(samples[name]).argmax(-1) for name, judge in classifiers.items()}
-        errors = {name: mean_absolute_error(samples[name], batch[name]) for name in names}
-        return predicted, errors
+        encodings = model.encodings(params, batch)
+        nobody = jnp.full((num_samples, len(batch[names[0]])), -1)
 
-    subsets = all_subsets(len(names))
-    outcomes = []
-    for o, mask in enumerate(track(list(subsets), "generating from subsets")):
-        counts, parts = [], []
-        for b, (count, batch) in enumerate(batches(arrays, names, batch_size)):
-            counts.append(count)
-            parts.append(program(params, classifiers, fold_in(key, o, b), batch, mask))
-        outcomes.append(jax.tree.map(lambda *x, counts=counts: join(x, counts), *parts))
-    predictions, errors = jax.tree.map(lambda *x: np.stack(x), *outcomes)
+        def draw(key: PRNGKeyArray, mask: Array) -> Callable[[str], Array]:
+            z, w = model.latents(params, encodings, key, mask, num_samples=num_samples)
+            return lambda name: model.decode(params, name, z, w)
+
+        def judge(args: tuple[PRNGKeyArray, Array]) -> dict[str, Array]:
+            key, mask = args
+            decode = draw(key, mask)
+            return {
+                name: jax.lax.cond(
+                    ~mask[names.index(name)] | mask.all(),
+                    lambda name=name: classifiers[name](decode(name)).argmax(-1),
+                    lambda: nobody,
+                )
+                for name in classifiers
+            }
+
+        predictions = jax.lax.map(judge, (keys, jnp.asarray(subsets)))
+        decode = draw(keys[-1], jnp.asarray(subsets[-1]))
+        errors = {name: mean_absolute_error(decode(name), batch[name]) for name in names}
+        return predictions, errors
+
+    counts, parts = [], []
+    total = list(batches(arrays, names, batch_size))
+    for b, (count, batch) in enumerate(track(total, "generating from subsets")):
+        counts.append(count)
+        keys = jnp.stack([fold_in(key, o, b) for o in range(len(subsets))])
+        parts.append(program(params, classifiers, keys, batch))
+    predictions, errors = jax.tree.map(lambda *x: join(x, counts), *parts)
     return Generated(names, subsets, predictions, errors)
 
 
@@ -182,9 +203,7 @@ def self_reconstruction(
 ) -> dict[str, dict[str, float]]:
     """With every modality observed: the mean absolute error and the classifier's accuracy."""
     return {
-        "absolute_error": {
-            name: float(error[-1].mean()) for name, error in generated.errors.items()
-        },
+        "absolute_error": {name: float(error.mean()) for name, error in generated.errors.items()},
         "classifier_accuracy": {
             name: float(np.mean(predicted[-1] == labels))
             for name, predicted in generated.predictions.items()
@@ -266,17 +285,18 @@ def conditional_diversity(
     names = tuple(model.modalities)
 
     @jax.jit
-    def program(params: Any, key: PRNGKeyArray, batch: Any, mask: Array) -> dict[str, Array]:
+    def program(params: Any, keys: PRNGKeyArray, batch: Any) -> dict[str, Array]:
         batch = {name: data.to_float(x) for name, x in batch.items()}
-        samples = model.generate(params, key, batch, observed=mask, num_samples=num_samples)
-        return {name: pairwise_distance(samples[name]) for name in names}
+        encodings, found = model.encodings(params, batch), {}
+        for t, name in enumerate(names):
+            mask = jnp.arange(len(names)) != t
+            z, w = model.latents(params, encodings, keys[t], mask, num_samples=num_samples)
+            found[name] = pairwise_distance(model.decode(params, name, z, w))
+        return found
 
-    batch = {name: arrays[name] for name in names}
-    masks = ~np.eye(len(names), dtype=bool)
-    return {
-        name: float(program(params, jax.random.fold_in(key, t), batch, mask)[name])
-        for t, (name, mask) in enumerate(zip(names, masks, strict=True))
-    }
+    keys = jnp.stack([jax.random.fold_in(key, t) for t in range(len(names))])
+    found = program(params, keys, {name: arrays[name] for name in names})
+    return {name: float(distance) for name, distance in found.items()}
 
 
 def class_diversity(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
@@ -105,22 +106,22 @@ def conditional_features(
     names = tuple(model.modalities)
 
     @jax.jit
-    def program(params: Any, extractors: Any, key: Any, batch: Any, mask: Array) -> Any:
+    def program(params: Any, extractors: Any, key: PRNGKeyArray, batch: Any) -> dict[str, Array]:
         batch = {name: data.to_float(x) for name, x in batch.items()}
-        samples = model.generate(params, key, batch, observed=mask)
-        return {name: extract(samples[name][0]) for name, extract in extractors.items()}
+        encodings, found = model.encodings(params, batch), {}
+        for name, extract in extractors.items():
+            t = names.index(name)
+            mask = jnp.arange(len(names)) != t
+            z, w = model.latents(params, encodings, jax.random.fold_in(key, t), mask)
+            found[name] = extract(model.decode(params, name, z, w)[0])
+        return found
 
-    found = {}
-    for t, name in enumerate(track(list(names), "samples given all others")):
-        if name not in extractors:
-            continue
-        mask, parts = np.arange(len(names)) != t, []
-        for b, (count, batch) in enumerate(batches(arrays, names, BATCH_SIZE)):
-            folded = jax.random.fold_in(jax.random.fold_in(key, t), b)
-            features = program(params, dict(extractors), folded, batch, mask)[name]
-            parts.append(np.asarray(features)[:count])
-        found[name] = np.concatenate(parts)
-    return found
+    parts = []
+    total = list(batches(arrays, names, BATCH_SIZE))
+    for b, (count, batch) in enumerate(track(total, "samples given all others")):
+        features = program(params, dict(extractors), jax.random.fold_in(key, b), batch)
+        parts.append({name: np.asarray(x)[:count] for name, x in features.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in extractors}
 
 
 def prior_features(

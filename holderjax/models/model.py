@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import nnx
 
 from holderjax.models.modality import Modality
 from holderjax.models.networks import Networks
-from holderjax.models.objective import Batch, Params, mask_absent, objective, pool
+from holderjax.models.objective import Batch, Params, encode, mask_absent, objective, pool
 from holderjax.models.priors import responsibilities
 from holderjax.models.systems import OPTIONS, SYSTEMS, System
 from holderjax.naming import unknown
@@ -21,6 +21,18 @@ from holderjax.pooling import PooledPosterior
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+
+class Encodings(NamedTuple):
+    """All that the encoders say of a batch.
+
+    Attributes:
+      experts: what the aggregator pools, [M, B, ...].
+      private_features: what the private heads read, by modality, [B, F]; empty without w.
+    """
+
+    experts: Any
+    private_features: dict[str, Float[Array, "B F"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,27 +174,91 @@ class Model:
         Raises:
           ValueError: for a name that is no modality, and for no observed modality.
         """
+        batch, present = mask_absent(self.modalities, self._observe(batch, observed))
+        z, w = self.latents(
+            params,
+            self.encodings(params, batch),
+            key,
+            present.T,
+            num_samples=num_samples,
+            unobserved_private=unobserved_private,
+        )
+        return {name: self.decode(params, name, z, w) for name in self.modalities}
+
+    def encodings(self, params: Params, batch: Batch) -> Encodings:
+        """All that the encoders say of a batch, for drawing latents given many subsets of it.
+
+        Args:
+          params: from `init`.
+          batch: arrays [B, *shape] of every modality; what no mask will ever observe may be
+            anything finite.
+
+        Returns:
+          Encodings, for `latents`.
+        """
+        self._check_batch(batch, tuple(self.modalities))
+        networks = self._merge(params)
+        features = {
+            name: net.private_features(batch[name])
+            for name, net in networks.modalities.items()
+            if net.private_dim
+        }
+        return Encodings(encode(networks, batch), features)
+
+    def latents(
+        self,
+        params: Params,
+        encodings: Encodings,
+        key: PRNGKeyArray,
+        mask: Bool[Array, "..."],
+        num_samples: int = 1,
+        unobserved_private: Literal["prior", "auxiliary"] = "prior",
+    ) -> tuple[Float[Array, "S B D"], dict[str, Float[Array, "S B P"]]]:
+        """Draws of the latents given a subset of the modalities: what `generate` decodes.
+
+        Args:
+          params: from `init`.
+          encodings: of a batch, from `encodings`.
+          key: PRNG key.
+          mask: [M] or [B, M] bool, True where observed.
+          num_samples: S draws per example.
+          unobserved_private: as in `generate`.
+
+        Returns:
+          z, and w by modality, empty for systems without.
+        """
         if unobserved_private not in ("prior", "auxiliary"):
             raise unknown("unobserved_private", unobserved_private, ("prior", "auxiliary"))
-        batch = self._observe(batch, observed)
-        batch, present = mask_absent(self.modalities, batch)
+        count, size = jax.tree.leaves(encodings.experts)[0].shape[:2]
+        self._check_mask(mask, (), (size,))
+        present = jnp.broadcast_to(mask, (size, count)).T
         networks = self._merge(params)
-        posterior = pool(networks, batch, present)
-        key_z, *keys = jax.random.split(key, 1 + len(self.modalities))
-        z = posterior.sample(key_z, (num_samples,))
-        samples = {}
-        for there, key_w, name in zip(present, keys, self.modalities, strict=True):
-            net, w = networks.modalities[name], None
+        posterior = networks.aggregator.pool(encodings.experts, present)
+        key_z, *keys = jax.random.split(key, 1 + count)
+        z, w = posterior.sample(key_z, (num_samples,)), {}
+        for there, key_w, (name, net) in zip(
+            present, keys, networks.modalities.items(), strict=True
+        ):
             if net.private_dim:
-                q = net.private_posterior(net.private_features(batch[name]), z)
+                q = net.private_posterior(encodings.private_features[name], z)
                 other = net.private_prior(z)
                 if unobserved_private == "auxiliary":
                     other = net.auxiliary_prior(other)
-                w = jax.tree.map(
+                w[name] = jax.tree.map(
                     lambda a, b, there=there: jnp.where(there[:, None], a, b), q, other
                 ).sample(key_w)
-            samples[name] = self.modalities[name].likelihood.mean(net.decode(z, w))
-        return samples
+        return z, w
+
+    def decode(
+        self,
+        params: Params,
+        name: str,
+        z: Float[Array, "... D"],
+        w: Mapping[str, Float[Array, "... P"]],
+    ) -> Float[Array, "... *shape"]:
+        """The mean of the likelihood of one modality, from latents as `latents` returns them."""
+        net = self._merge(params).modalities[name]
+        return self.modalities[name].likelihood.mean(net.decode(z, w.get(name)))
 
     def sample(
         self, params: Params, key: PRNGKeyArray, num_samples: int
@@ -191,14 +267,12 @@ class Model:
         networks = self._merge(params)
         key_z, *keys = jax.random.split(key, 1 + len(self.modalities))
         z = networks.prior().sample(key_z, (num_samples,))
-        samples = {}
-        for key_w, (name, modality) in zip(keys, self.modalities.items(), strict=True):
-            net, w = networks.modalities[name], None
+        w = {}
+        for key_w, (name, net) in zip(keys, networks.modalities.items(), strict=True):
             if net.private_dim:
                 prior = net.private_prior(z)
-                w = prior.from_noise(prior.draw_noise(key_w, (num_samples, self.private_dim)))
-            samples[name] = modality.likelihood.mean(net.decode(z, w))
-        return samples
+                w[name] = prior.from_noise(prior.draw_noise(key_w, (num_samples, self.private_dim)))
+        return {name: self.decode(params, name, z, w) for name in self.modalities}
 
     def clusters(
         self,

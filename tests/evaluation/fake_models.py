@@ -51,6 +51,15 @@ class FakeModel:
         keys = jax.random.split(key, num_samples)
         return jax.vmap(lambda key: self.from_batch(key, batch, mask))(keys)
 
+    def encodings(self, params, batch):
+        return batch
+
+    def latents(self, params, encodings, key, mask, num_samples=1):
+        return self.generate(params, key, encodings, mask, num_samples), {}
+
+    def decode(self, params, name, z, w):
+        return z[name]
+
     def sample(self, params, key, num_samples):
         return jax.vmap(self.from_prior)(jax.random.split(key, num_samples))
 

@@ -113,15 +113,18 @@ def test_all_subsets_and_batches_share_one_compiled_program():
         return mean_of_observed(key, batch, mask)
 
     table_of(FakeModel(generate, lambda key: {}), noisy_split(23), batch_size=8)
-    assert len(traces) == 1
+    # The loop over subsets, and what follows it with everything observed.
+    assert len(traces) == 2
 
 
 def test_different_subsets_and_examples_get_different_noise():
     split = noisy_split(64)
     generated = generate_from_subsets(RANDOM, {}, JUDGES, split.arrays, KEY, batch_size=32)
-    predicted = generated.predictions["m0"]
-    assert not (predicted[0] == predicted[1]).all()
+    # Given m0 alone, and given m2 alone.
+    predicted = generated.predictions["m1"]
+    assert not (predicted[0] == predicted[2]).all()
     assert not (predicted[0, :, :32] == predicted[0, :, 32:]).all()
+    assert (generated.predictions["m0"][0] == -1).all()
 
 
 def test_sizes_and_targets_are_averaged_over_their_pairs():
