@@ -1,8 +1,8 @@
 """A mixture prior fitted to the latents that a model has learned so far.
 
 Trained from scratch, a few clusters take all examples before z means anything, and keep them. As
-Jiang et al. 2017 (VaDE, section 3.4) do after pretraining, the clusters are therefore set to a
-Gaussian mixture of the latents once these carry something.
+Jiang et al. 2017 (VaDE, section 3.4) do after pretraining, the clusters are therefore set to those
+of the latents once these carry something.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 4096
 BATCH_SIZE = 512
-# Of scikit-learn's EM; the best of them counts.
-INITIALISATIONS = 5
+# Of k-means; the best of them counts.
+INITIALISATIONS = 10
 # Keeps clusters of few examples from collapsing onto them.
 LEAST_VARIANCE = 1e-3
 
@@ -44,13 +44,17 @@ def check_clusters(model: Model, num_examples: int) -> None:
 def fit_clusters(
     model: Model, params: Any, arrays: Mapping[str, np.ndarray], key: PRNGKeyArray
 ) -> Any:
-    """The parameters with the mixture prior fitted to draws from q(z | X), by EM.
+    """The parameters with the mixture prior fitted to the latents, by k-means on their means.
+
+    Means of q(z | X) lie closer to their class than draws do, which a mixture takes from one expert
+    at a time. Each cluster gets its share of the examples, their mean, and the variance of their
+    latents: that of the means and the mean of the posteriors' own.
 
     Args:
       model: with a mixture prior.
       params: its parameters.
       arrays: examples by modality, [N, *shape], as the data set holds them; the first `EXAMPLES`.
-      key: PRNG key, of the draws and of the fit.
+      key: PRNG key, of the initialisations.
 
     Returns:
       Parameters with other weights and means, and other variances where the family is Gaussian.
@@ -58,33 +62,35 @@ def fit_clusters(
     Raises:
       ValueError: for a system without clusters, and for fewer examples than clusters.
     """
-    from sklearn.mixture import GaussianMixture
+    from sklearn.cluster import KMeans
 
     system, count = model.system, min(EXAMPLES, len(next(iter(arrays.values()))))
     check_clusters(model, count)
-    key_fit, key_z = jax.random.split(key)
 
     @jax.jit
-    def draw(params: Any, key: PRNGKeyArray, batch: Any) -> jax.Array:
+    def moments(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         batch = {name: to_float(batch[name]) for name in model.modalities}
-        return model.encode(params, batch).sample(key)
+        posterior = model.encode(params, batch)
+        return posterior.mean(), posterior.variance()
 
-    draws = []
+    parts = []
     for first in range(0, count, BATCH_SIZE):
         # Whole batches, so that one program serves all of them; the last may overlap.
         first = max(0, min(first, count - BATCH_SIZE))
         batch = {name: x[first : first + BATCH_SIZE] for name, x in arrays.items()}
-        draws.append(np.asarray(draw(params, jax.random.fold_in(key_z, first), batch), np.float64))
-    fitted = GaussianMixture(
-        system.clusters,
-        covariance_type="diag",
-        reg_covar=LEAST_VARIANCE,
-        n_init=INITIALISATIONS,
-        random_state=int(jax.random.bits(key_fit, dtype=jnp.uint32)),
-    ).fit(np.concatenate(draws))
-    prior = dict(params["prior"])
-    prior["logits"] = np.log(fitted.weights_).astype(np.float32)
-    prior["mean"] = fitted.means_.astype(np.float32)
+        parts.append(jax.device_get(moments(params, batch)))
+    mean, variance = (np.concatenate(x).astype(np.float64) for x in zip(*parts, strict=True))
+    seed = int(jax.random.bits(key, dtype=jnp.uint32))
+    assigned = KMeans(system.clusters, n_init=INITIALISATIONS, random_state=seed).fit_predict(mean)
+    clusters = [assigned == c for c in range(system.clusters)]
+    fitted = {
+        "logits": np.log([members.mean() for members in clusters]),
+        "mean": [mean[members].mean(axis=0) for members in clusters],
+    }
     if system.family == "gaussian":
-        prior["log_var"] = np.log(fitted.covariances_).astype(np.float32)
-    return {**params, "prior": prior}
+        spread = [
+            mean[members].var(axis=0) + variance[members].mean(axis=0) for members in clusters
+        ]
+        fitted["log_var"] = np.log(np.maximum(spread, LEAST_VARIANCE))
+    prior = {name: np.asarray(value, np.float32) for name, value in fitted.items()}
+    return {**params, "prior": {**params["prior"], **prior}}

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tiny_run
 
-from holderjax import models
+from holderjax import data, models
 from holderjax.evaluation.clustering import cluster_probabilities, clustering_scores
-from holderjax.training import load_run, train
+from holderjax.training import TrainConfig, load_run, train
 from holderjax.training.checkpoints import state_digest
 from holderjax.training.clusters import fit_clusters
 
@@ -69,3 +69,34 @@ def test_a_run_resumed_where_clusters_are_fitted_ends_the_same(tmp_path):
     one, other = load_run(whole), load_run(halves)
     assert state_digest(one.params) == state_digest(other.params)
     assert np.abs(one.params["prior"]["log_var"] - before["log_var"]).max() > 0.1
+
+
+@pytest.mark.slow
+def test_unsupervised_clusters_of_the_digits_are_well_above_k_means_on_pixels(tmp_path):
+    from sklearn.cluster import KMeans
+
+    config = TrainConfig(
+        out=tmp_path / "run",
+        system="cmvae",
+        data="digits",
+        steps=1600,
+        beta=2.5,
+        beta_warmup=400,
+        fit_clusters=1200,
+        decay="cosine",
+        checkpoint_every=400,
+    )
+    train(config)
+    run, digits = load_run(config.out), data.load("digits")
+    probabilities = cluster_probabilities(run.model, run.params, digits.test.arrays, KEY)
+    ours = clustering_scores(probabilities.argmax(axis=1), digits.test.labels)
+    # All five pictures of an example, which k-means needs to see the digit through backgrounds.
+    pixels, test_pixels = (
+        np.concatenate([x.reshape(len(x), -1) for x in split.arrays.values()], axis=1) / 255
+        for split in (digits.train, digits.test)
+    )
+    k_means = KMeans(10, n_init=10, random_state=0).fit(pixels[:4096])
+    theirs = clustering_scores(k_means.predict(test_pixels), digits.test.labels)
+    assert ours["accuracy"] > theirs["accuracy"] + 0.05
+    assert ours["accuracy"] > 0.83
+    assert ours["nmi"] > theirs["nmi"] + 0.05
