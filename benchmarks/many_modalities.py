@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import optax
 import tyro
+from device import device_name, file_name
 
 from holderjax import models
 from holderjax.evaluation.files import replacing
@@ -99,12 +100,10 @@ def main(config: Config) -> None:
             f"linear would be {count / first:.2f}"
         )
     print(f"growth exponent {slope:.2f}")
-    device = jax.devices()[0]
-    name = f"many_modalities-{device.platform}-{device.device_kind.replace(' ', '_')}.json"
-    out = config.out or RESULTS / name
+    out = config.out or RESULTS / file_name("many_modalities")
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {
-        "device": device.device_kind,
+        "device": device_name(),
         "date": date.today().isoformat(),
         "jax": jax.__version__,
         "config": {name: value for name, value in vars(config).items() if name != "out"},

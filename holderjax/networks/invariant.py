@@ -58,6 +58,7 @@ class SelfAttention(nnx.Module):
         self.blocks = nnx.Dict(
             {f"block{i}": AttentionBlock(hidden, heads, rngs=rngs) for i in range(blocks)}
         )
+        self.norm = nnx.LayerNorm(hidden, rngs=rngs)
         self.outer = nnx.Linear(hidden, hidden, rngs=rngs)
         self.head = GaussianHead(hidden, dim, initial_log_var=initial_log_var, rngs=rngs)
 
@@ -66,7 +67,7 @@ class SelfAttention(nnx.Module):
         h = self.embed(h)
         for block in self.blocks.values():
             h = block(h, mask)
-        total = jnp.sum(jnp.where(mask[..., None], h, 0.0), axis=0)
+        total = jnp.sum(jnp.where(mask[..., None], self.norm(h), 0.0), axis=0)
         return self.head(jax.nn.relu(self.outer(total)))
 
 
@@ -79,10 +80,12 @@ class AttentionBlock(nnx.Module):
         self.heads = heads
         self.before = nnx.LayerNorm(features, rngs=rngs)
         self.projections = nnx.Linear(features, 3 * features, rngs=rngs)
-        self.merge = nnx.Linear(features, features, rngs=rngs)
+        # Blocks start as the identity: deep residual sums of random terms train slowly or not.
+        zeros = nnx.initializers.zeros
+        self.merge = nnx.Linear(features, features, kernel_init=zeros, rngs=rngs)
         self.between = nnx.LayerNorm(features, rngs=rngs)
         self.widen = nnx.Linear(features, features, rngs=rngs)
-        self.narrow = nnx.Linear(features, features, rngs=rngs)
+        self.narrow = nnx.Linear(features, features, kernel_init=zeros, rngs=rngs)
 
     def __call__(
         self, h: Float[Array, "M ... F"], mask: Bool[Array, "M ..."]

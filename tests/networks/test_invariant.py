@@ -16,9 +16,17 @@ M, BATCH, FEATURES, DIM = 5, 6, 8, 3
 @pytest.fixture(params=[SumPooling, SelfAttention])
 def network(request):
     options = {"blocks": 2, "heads": 2} if request.param is SelfAttention else {}
-    return request.param(
+    network = request.param(
         FEATURES, DIM, hidden=16, initial_log_var=-1.0, rngs=nnx.Rngs(0), **options
     )
+    # Attention blocks start as the identity, of which every property here would be trivial.
+    for i, layer in enumerate(
+        layer
+        for block in getattr(network, "blocks", {}).values()
+        for layer in (block.merge, block.narrow)
+    ):
+        layer.kernel[...] = 0.3 * jax.random.normal(jax.random.key(i), layer.kernel.shape)
+    return network
 
 
 @pytest.fixture
