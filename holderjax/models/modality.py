@@ -15,7 +15,8 @@ from holderjax.models.aggregators import Aggregator
 from holderjax.models.priors import standard
 from holderjax.models.systems import System
 from holderjax.networks import HEADS, ConditionalHead, GaussianHead, MlpDecoder, MlpEncoder
-from holderjax.pooling import DiagGaussian, DiagLaplace
+from holderjax.pooling import DiagGaussian
+from holderjax.pooling.laplace import DiagLaplace
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

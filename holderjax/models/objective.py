@@ -38,7 +38,8 @@ from holderjax.models.bounds import BOUNDS, Views
 from holderjax.models.modality import Modality, ModalityNetworks
 from holderjax.models.networks import Networks
 from holderjax.models.systems import Kl, System
-from holderjax.pooling import DiagGaussian, DiagLaplace, GaussianMixture, PooledPosterior
+from holderjax.pooling import DiagGaussian, GaussianMixture, PooledPosterior
+from holderjax.pooling.laplace import DiagLaplace
 from holderjax.pooling.mixture import gather
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.networks import HEADS
-from holderjax.pooling import DiagGaussian, DiagLaplace, GaussianMixture
+from holderjax.pooling import DiagGaussian, GaussianMixture
+from holderjax.pooling.laplace import DiagLaplace
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

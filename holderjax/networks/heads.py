@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from holderjax.pooling import DiagGaussian, DiagLaplace, scale_normalized_laplace
+from holderjax.pooling import DiagGaussian
+from holderjax.pooling.laplace import DiagLaplace, scale_normalized_laplace
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -13,12 +13,10 @@ from holderjax.pooling.holder import (
     holder_pool,
     holder_sample,
 )
-from holderjax.pooling.laplace import DiagLaplace, scale_normalized_laplace
 from holderjax.pooling.mixture import GaussianMixture, PooledPosterior
 
 __all__ = [
     "DiagGaussian",
-    "DiagLaplace",
     "GaussianMixture",
     "PooledPosterior",
     "geometric_mean",
@@ -32,5 +30,4 @@ __all__ = [
     "mixture_of_hellinger",
     "mixture_of_products",
     "product_of_experts",
-    "scale_normalized_laplace",
 ]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
 
-from holderjax.pooling import DiagLaplace, mixture_of_experts, scale_normalized_laplace
+from holderjax.pooling import mixture_of_experts
+from holderjax.pooling.laplace import DiagLaplace, scale_normalized_laplace
 
 KEY = jax.random.key(0)
 MEAN = jnp.array([[0.3, -1.0, 2.0], [0.0, 0.5, -0.2]])

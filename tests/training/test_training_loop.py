@@ -200,7 +200,7 @@ def stub_programs(blow_up_at: int, where: str) -> Programs:
     def test_loss(params: Any) -> float:
         return float("inf") if where == "test_loss" and done >= blow_up_at else 1.0
 
-    return Programs(dispatch, test_loss, DEVICES)
+    return Programs(dispatch, test_loss, lambda params: params, DEVICES)
 
 
 @pytest.mark.parametrize(
