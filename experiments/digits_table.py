@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
+from digits import DEFAULTS
 
 from holderjax import data
 from holderjax.cli import guarded
@@ -27,21 +28,8 @@ from holderjax.training import TrainConfig, load_run, train
 
 # Five components a step for all: as many as the mixture of experts has. pi is held constant, which
 # concerns the Hölder rows alone. Half as many steps leave every row far from its end.
-RECIPE = TrainConfig(
-    out=Path("runs/digits_table"),
-    data="digits",
-    steps=3200,
-    beta=2.5,
-    beta_warmup=800,
-    hold_weights=3200,
-    decay="cosine",
-    warmup=100,
-    components=5,
-    latent_dim=16,
-    private_dim=16,
-    network="mlp",
-    checkpoint_every=400,
-    keep=1,
+RECIPE = replace(
+    DEFAULTS, out=Path("runs/digits_table"), components=5, warmup=100, checkpoint_every=400, keep=1
 )
 
 # One importance sample for MMVAE too: ten would be ten times the budget. Clusters are fitted once

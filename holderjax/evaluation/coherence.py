@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
     from holderjax.models import Model
+    from holderjax.models.model import Encodings
 
 Classifiers = Mapping[str, Callable[[Any], Any]]
 # "m0,m2", as `holderjax generate --observed` takes it -> target -> accuracy.
@@ -120,16 +121,20 @@ def generate_from_subsets(
             decode = draw(key, mask)
             return {
                 name: jax.lax.cond(
-                    ~mask[names.index(name)] | mask.all(),
+                    ~mask[names.index(name)],
                     lambda name=name: classifiers[name](decode(name)).argmax(-1),
                     lambda: nobody,
                 )
                 for name in classifiers
             }
 
-        predictions = jax.lax.map(judge, (keys, jnp.asarray(subsets)))
+        predictions = jax.lax.map(judge, (keys[:-1], jnp.asarray(subsets[:-1])))
         decode = draw(keys[-1], jnp.asarray(subsets[-1]))
-        errors = {name: mean_absolute_error(decode(name), batch[name]) for name in names}
+        samples = {name: decode(name) for name in names}
+        errors = {name: mean_absolute_error(samples[name], batch[name]) for name in names}
+        for name, classifier in classifiers.items():
+            classes = classifier(samples[name]).argmax(-1)
+            predictions[name] = jnp.concatenate([predictions[name], classes[None]])
         return predictions, errors
 
     counts, parts = [], []
@@ -147,6 +152,20 @@ def fold_in(key: PRNGKeyArray, *numbers: int) -> PRNGKeyArray:
     for number in numbers:
         key = jax.random.fold_in(key, number)
     return key
+
+
+def sample_given_others(
+    model: Model,
+    params: Any,
+    encodings: Encodings,
+    name: str,
+    key: PRNGKeyArray,
+    num_samples: int = 1,
+) -> Float[Array, "S B *shape"]:
+    """Samples of one modality given all the others, from encodings of a batch."""
+    mask = jnp.array([other != name for other in model.modalities])
+    z, w = model.latents(params, encodings, key, mask, num_samples=num_samples)
+    return model.decode(params, name, z, w)
 
 
 def mean_absolute_error(
@@ -287,12 +306,13 @@ def conditional_diversity(
     @jax.jit
     def program(params: Any, keys: PRNGKeyArray, batch: Any) -> dict[str, Array]:
         batch = {name: data.to_float(x) for name, x in batch.items()}
-        encodings, found = model.encodings(params, batch), {}
-        for t, name in enumerate(names):
-            mask = jnp.arange(len(names)) != t
-            z, w = model.latents(params, encodings, keys[t], mask, num_samples=num_samples)
-            found[name] = pairwise_distance(model.decode(params, name, z, w))
-        return found
+        encodings = model.encodings(params, batch)
+        return {
+            name: pairwise_distance(
+                sample_given_others(model, params, encodings, name, key, num_samples)
+            )
+            for name, key in zip(names, keys, strict=True)
+        }
 
     keys = jnp.stack([jax.random.fold_in(key, t) for t in range(len(names))])
     found = program(params, keys, {name: arrays[name] for name in names})

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
+from holderjax.evaluation.coherence import sample_given_others
 from holderjax.evaluation.examples import batches
 from holderjax.evaluation.progress import track
 
@@ -108,13 +108,12 @@ def conditional_features(
     @jax.jit
     def program(params: Any, extractors: Any, key: PRNGKeyArray, batch: Any) -> dict[str, Array]:
         batch = {name: data.to_float(x) for name, x in batch.items()}
-        encodings, found = model.encodings(params, batch), {}
-        for name, extract in extractors.items():
-            t = names.index(name)
-            mask = jnp.arange(len(names)) != t
-            z, w = model.latents(params, encodings, jax.random.fold_in(key, t), mask)
-            found[name] = extract(model.decode(params, name, z, w)[0])
-        return found
+        encodings = model.encodings(params, batch)
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        return {
+            name: extract(sample_given_others(model, params, encodings, name, keys[name])[0])
+            for name, extract in extractors.items()
+        }
 
     parts = []
     total = list(batches(arrays, names, BATCH_SIZE))

@@ -94,13 +94,15 @@ def evaluate(
             run.params,
             {name: Partial(type(judge).features, judge) for name, judge in classifiers.items()},
             split.arrays,
-            key,
+            jax.random.fold_in(key, 3),  # beyond the three of `score`
             prior_samples,
         ),
         "representation": linear_accuracy(run.model, run.params, dataset.train, split),
     }
     if run.model.system.prior == "mixture":
-        probabilities = cluster_probabilities(run.model, run.params, split.arrays, key)
+        probabilities = cluster_probabilities(
+            run.model, run.params, split.arrays, jax.random.fold_in(key, 4)
+        )
         metrics["clustering"] = clustering_scores(probabilities.argmax(axis=1), split.labels)
     with replacing(run.path / METRICS_JSON) as file:
         file.write((json.dumps(metrics, indent=2) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -15,9 +16,30 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
 
 
+class LocationScale(ABC):
+    """What densities of independent coordinates with a mean and a scale share."""
+
+    mean: Float[Array, "... D"]
+
+    @staticmethod
+    @abstractmethod
+    def draw_noise(
+        key: PRNGKeyArray, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = jnp.float32
+    ) -> Array:
+        """What `from_noise` takes: draws of location 0 and scale 1."""
+
+    @abstractmethod
+    def from_noise(self, noise: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Reparameterised draws."""
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
+        """Reparameterised draws, [*shape, ..., D]."""
+        return self.from_noise(self.draw_noise(key, (*shape, *self.mean.shape), self.mean.dtype))
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DiagGaussian:
+class DiagGaussian(LocationScale):
     """A batch of Gaussians N(mean, diag exp(log_var)), a pytree.
 
     Attributes:
@@ -48,10 +70,6 @@ class DiagGaussian:
     def from_noise(self, noise: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Reparameterised draws."""
         return self.mean + jnp.exp(0.5 * self.log_var) * noise
-
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
-        """Reparameterised draws, [*shape, ..., D]."""
-        return self.from_noise(self.draw_noise(key, (*shape, *self.mean.shape), self.mean.dtype))
 
     def kl(self, other: DiagGaussian) -> Float[Array, "..."]:
         """KL(self || other) in nats, closed form, summed over D."""

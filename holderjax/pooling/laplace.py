@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from holderjax.pooling.gaussian import check_broadcast
+from holderjax.pooling.gaussian import LocationScale, check_broadcast
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DiagLaplace:
+class DiagLaplace(LocationScale):
     """A batch of products of Laplace densities, a pytree with the methods of `DiagGaussian`.
 
     Attributes:
@@ -52,10 +52,6 @@ class DiagLaplace:
     def from_noise(self, noise: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Reparameterised draws."""
         return self.mean + jnp.exp(self.log_scale) * noise
-
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
-        """Reparameterised draws, [*shape, ..., D]."""
-        return self.from_noise(self.draw_noise(key, (*shape, *self.mean.shape), self.mean.dtype))
 
     def kl(self, other: DiagLaplace) -> Float[Array, "..."]:
         r"""KL(self || other) in nats, summed over D.
