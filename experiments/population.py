@@ -63,7 +63,10 @@ def compare(
     score: Callable[[Model, dict], dict[str, float]],
     facts: dict,
 ) -> None:
-    """Train every row, score each seed, print the table and write it as JSON.
+    """Train every row, score each seed, write JSON after every row, print the table.
+
+    Rows that the file already holds, from the same settings, are not trained again: a stopped
+    comparison goes on.
 
     Args:
       rows: models by name.
@@ -72,19 +75,31 @@ def compare(
       score: from a model and one seed's parameters to scores by column.
       facts: to write beside them.
     """
+    for name in config.rows:
+        if name not in rows:
+            raise ValueError(f"rows: expected some of {', '.join(rows)}; got {name!r}")
+    record = {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "config": {name: x for name, x in vars(config).items() if name not in ("out", "rows")},
+        **facts,
+    }
+    results = earlier_rows(config.out, record)
     table = Table("row", title=f"{config.seeds} seeds, {config.steps} steps; mean ± standard error")
-    results = {}
-    for name, model in rows.items():
-        if config.rows and name not in config.rows:
-            continue
+    for name in config.rows or rows:
         start = time.perf_counter()
-        params = train(model, views, config)
-        each = [
-            score(model, jax.tree.map(lambda x, i=i: x[i], params)) for i in range(config.seeds)
-        ]
-        results[name] = {column: [row[column] for row in each] for column in each[0]}
+        if name not in results:
+            params = train(rows[name], views, config)
+            each = [
+                score(rows[name], jax.tree.map(lambda x, i=i: x[i], params))
+                for i in range(config.seeds)
+            ]
+            results[name] = {column: [row[column] for row in each] for column in each[0]}
+            with replacing(config.out) as file:
+                written = {**record, "rows": results}
+                file.write((json.dumps(written, indent=2) + "\n").encode())
         if not table.rows:
-            for column in each[0]:
+            for column in results[name]:
                 table.add_column(column, justify="right")
         cells = [
             f"{np.mean(x):.3f} ± {np.std(x) / max(1, len(x) - 1) ** 0.5:.3f}"
@@ -92,13 +107,17 @@ def compare(
         ]
         table.add_row(name, *cells)
         print(f"{name}: {', '.join(cells)} ({time.perf_counter() - start:.0f} s)", flush=True)
-    if not results:
-        raise ValueError(f"rows: expected some of {', '.join(rows)}; got {config.rows}")
     Console().print(table)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    device = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    settings = {name: value for name, value in vars(config).items() if name != "out"}
-    with replacing(config.out) as file:
-        written = {**device, "config": settings, **facts, "rows": results}
-        file.write((json.dumps(written, indent=2) + "\n").encode())
     print(config.out)
+
+
+def earlier_rows(path: Path, record: dict) -> dict:
+    """The rows of the file that an earlier call left; ValueError if its settings were others."""
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    rows = earlier.pop("rows", None)
+    expected = json.loads(json.dumps(record))
+    if earlier != expected:
+        raise ValueError(f"out: {path} holds {earlier}, not {expected}; name another file")
+    return rows

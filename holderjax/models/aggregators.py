@@ -1,4 +1,4 @@
-"""Aggregators by name: from experts and a mask to a pooled posterior and its density."""
+"""Aggregators by name: from experts and a mask to a pooled posterior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from holderjax.networks import HEADS, SelfAttention, SumPooling
 from holderjax.pooling import (
     PooledPosterior,
     hellinger,
-    holder_log_prob,
     holder_pool,
     mixture_of_experts,
     mixture_of_hellinger,
@@ -50,12 +49,6 @@ class Aggregator(nnx.Module):
     def pool(self, experts: Any, mask: Bool[Array, "M ..."]) -> PooledPosterior:
         """The posterior of the experts [M, ..., D] that are present; they broadcast to the mask."""
         raise TypeError(f"{type(self).__name__} does not say how to pool")
-
-    def log_prob(
-        self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
-    ) -> Float[Array, "..."]:
-        """The density of that posterior; overridden where it needs no components."""
-        return self.pool(experts, mask).log_prob(z)
 
 
 class ClosedForm(Aggregator):
@@ -94,13 +87,6 @@ class Holder(Aggregator):
         if self.order == 1:
             return mixture_of_experts(experts, weights=self.weights(), mask=mask)
         return holder_pool(experts, order=self.order, weights=self.weights(), mask=mask)
-
-    def log_prob(
-        self, experts: Any, z: Float[Array, "... D"], mask: Bool[Array, "M ..."]
-    ) -> Float[Array, "..."]:
-        """See `Aggregator`; O(M D) per point."""
-        experts = _broadcast(experts, mask)
-        return holder_log_prob(experts, z, order=self.order, weights=self.weights(), mask=mask)
 
 
 class Learned(Aggregator):

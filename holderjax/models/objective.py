@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from holderjax.models.aggregators import Aggregator
 from holderjax.models.bounds import BOUNDS, Views
 from holderjax.models.modality import Modality, ModalityNetworks
 from holderjax.models.networks import Networks
@@ -83,9 +82,9 @@ def visit(
       The components to visit.
     """
     count, views, _ = posterior.log_weights.shape
-    members = posterior.members[:, None, None, :] & present.T
-    members = jnp.broadcast_to(members, (*posterior.log_weights.shape, len(present)))
     if budget is None or budget >= count:
+        members = posterior.members[:, None, None, :] & present.T
+        members = jnp.broadcast_to(members, (*posterior.log_weights.shape, len(present)))
         return Components(posterior.components, posterior.log_weights, members, False)
     index = jax.vmap(
         lambda key, log_weights: jax.random.categorical(
@@ -94,10 +93,10 @@ def visit(
         in_axes=(0, 2),
         out_axes=2,
     )(keys, posterior.log_weights)
-    densities, log_weights, members = jax.tree.map(
-        lambda x: gather(x, index, 2), (posterior.components, posterior.log_weights, members)
+    densities, log_weights = jax.tree.map(
+        lambda x: gather(x, index, 2), (posterior.components, posterior.log_weights)
     )
-    return Components(densities, log_weights, members, True)
+    return Components(densities, log_weights, posterior.members[index] & present.T, True)
 
 
 def expectation(components: Components, values: Float[Array, "K V B"]) -> Float[Array, "V B"]:
@@ -188,9 +187,7 @@ def bound_terms(
 
 
 def shared_kl(
-    aggregator: Aggregator,
     prior: GaussianMixture,
-    experts: Any,
     posterior: PooledPosterior,
     components: Components,
     views: Views,
@@ -204,21 +201,15 @@ def shared_kl(
     log q_k(z_k) - log rho(z_k).
     """
     samples = len(z)
+    log_q = (posterior if kl == "mixture" else components.densities).log_prob(z)
 
     def one_view(v: int) -> Float[Array, "S K B"]:
-        def at(x: Array) -> Array:
-            return x[:, v]
-
-        z_v, reference = z[:, :, v], views.references[v]
+        reference = views.references[v]
         rho: GaussianMixture = prior if reference is None else _view(posterior, reference)
-        if kl == "mixture":
-            log_q = aggregator.log_prob(experts, z_v, at(views.observed))
-        else:
-            q = jax.tree.map(at, components.densities)
-            if len(rho.log_weights) == 1 and samples == 1:
-                return q.kl(jax.tree.map(lambda x: x[0], rho.components))[None]
-            log_q = q.log_prob(z_v)
-        return log_q - rho.log_prob(z_v)
+        if kl == "components" and len(rho.log_weights) == 1 and samples == 1:
+            q = jax.tree.map(lambda x: x[:, v], components.densities)
+            return q.kl(jax.tree.map(lambda x: x[0], rho.components))[None]
+        return log_q[:, :, v] - rho.log_prob(z[:, :, v])
 
     return jnp.stack([one_view(v) for v in range(len(views.references))], axis=2)
 
@@ -259,12 +250,10 @@ def objective(
     batch, present = mask_absent(modalities, batch)
     view_keys, choice_keys, noise_keys = jax.vmap(split_key, out_axes=1)(keys)
     views = BOUNDS[system.bound](present, view_keys, system.random_subsets)
-    experts = encode(networks, batch)
-    each_view = jax.tree.map(lambda x: x[:, None], experts)
+    each_view = jax.tree.map(lambda x: x[:, None], encode(networks, batch))
     posterior = networks.aggregator.pool(each_view, views.observed)
     log_weights = scale_gradient(posterior.log_weights, weight_gradient)
-    posterior = replace(posterior, log_weights=log_weights)
-    components = visit(posterior, present, budget, choice_keys)
+    components = visit(replace(posterior, log_weights=log_weights), present, budget, choice_keys)
 
     dim = posterior.components.mean.shape[-1]
     size = dim + sum(net.private_dim for net in networks.modalities.values())
@@ -274,16 +263,7 @@ def objective(
     z, log_likelihoods, kl_private = bound_terms(
         networks, modalities, components, views, batch, noise
     )
-    kl_z = shared_kl(
-        networks.aggregator,
-        networks.prior(),
-        experts,
-        posterior,
-        components,
-        views,
-        z,
-        system.kl,
-    )
+    kl_z = shared_kl(networks.prior(), posterior, components, views, z, system.kl)
     values = log_likelihoods.sum(axis=0) - beta * (kl_z + kl_private.sum(axis=0))
     values = jax.nn.logsumexp(values, axis=0) - np.log(system.importance_samples)
 

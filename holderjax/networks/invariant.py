@@ -58,7 +58,6 @@ class SelfAttention(nnx.Module):
         self.blocks = nnx.Dict(
             {f"block{i}": AttentionBlock(hidden, heads, rngs=rngs) for i in range(blocks)}
         )
-        self.norm = nnx.LayerNorm(hidden, rngs=rngs)
         self.outer = nnx.Linear(hidden, hidden, rngs=rngs)
         self.head = GaussianHead(hidden, dim, initial_log_var=initial_log_var, rngs=rngs)
 
@@ -67,7 +66,7 @@ class SelfAttention(nnx.Module):
         h = self.embed(h)
         for block in self.blocks.values():
             h = block(h, mask)
-        total = jnp.sum(jnp.where(mask[..., None], self.norm(h), 0.0), axis=0)
+        total = jnp.sum(jnp.where(mask[..., None], h, 0.0), axis=0)
         return self.head(jax.nn.relu(self.outer(total)))
 
 

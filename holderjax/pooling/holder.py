@@ -11,6 +11,7 @@ as n grows the pool approaches the normalised product of :math:`q_j^{w_j}`.
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations_with_replacement
 from math import factorial, prod
@@ -28,9 +29,33 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HolderPosterior(PooledPosterior):
+    """A pool that remembers its experts: `log_prob` costs O(M D) per point, not O(K D).
+
+    Attributes:
+      experts: Gaussians [M, ..., D]; what is absent is N(0, I).
+      log_expert_weights: log w, normalised over the experts present, [M, ...].
+      log_normalizer: log c, [...].
+      order: n.
+    """
+
+    experts: DiagGaussian
+    log_expert_weights: Float[Array, "M ..."]
+    log_normalizer: Float[Array, "..."]
+    order: int = field(metadata={"static": True})
+
+    def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
+        """log q(z) as in `holder_log_prob`."""
+        return self.log_normalizer + _log_power(
+            self.experts, self.log_expert_weights, self.order, z
+        )
+
+
 def holder_pool(
     experts: DiagGaussian, *, order: int = 2, weights: Any = None, mask: Any = None
-) -> PooledPosterior:
+) -> HolderPosterior:
     r"""The exact pool as a mixture with every component built.
 
     For the multiset :math:`k` with :math:`k_j` copies of expert j the component is the geometric
@@ -60,7 +85,15 @@ def holder_pool(
     components, log_mass = normalized_geometric_mean(_factors(experts, index))
     log_mass = _weighted(log_mass, log_weights, index, log_coefficient)
     members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
-    return PooledPosterior(components, jax.nn.log_softmax(log_mass, axis=0), jnp.asarray(members))
+    return HolderPosterior(
+        components,
+        jax.nn.log_softmax(log_mass, axis=0),
+        jnp.asarray(members),
+        experts,
+        log_weights,
+        -jax.nn.logsumexp(log_mass, axis=0),
+        order,
+    )
 
 
 def holder_log_normalizer(
@@ -108,9 +141,8 @@ def holder_log_prob(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    powers = jax.vmap(lambda q, log_w: log_w + q.log_prob(z) / order)(experts, log_weights)
     log_normalizer = -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
-    return log_normalizer + order * jax.nn.logsumexp(powers, axis=0)
+    return log_normalizer + _log_power(experts, log_weights, order, z)
 
 
 def holder_sample(
@@ -146,6 +178,12 @@ def holder_sample(
         jax.tree.map(lambda x, i=pairs[..., p]: gather(x, i, len(batch)), experts) for p in range(2)
     ]
     return normalized_geometric_mean(pair)[0].sample(key_noise)
+
+
+def _log_power(experts: DiagGaussian, log_weights: Array, order: int, z: Array) -> Array:
+    """n log sum_j w_j q_j(z)^(1/n): the pool's density without its normaliser."""
+    powers = jax.vmap(lambda q, log_w: log_w + q.log_prob(z) / order)(experts, log_weights)
+    return order * jax.nn.logsumexp(powers, axis=0)
 
 
 def _check_order(order: int) -> int:

@@ -12,6 +12,7 @@ from pooling_cases import quick_jit
 
 from holderjax.pooling import (
     DiagGaussian,
+    GaussianMixture,
     hellinger,
     holder_log_normalizer,
     holder_log_prob,
@@ -33,6 +34,7 @@ def compute(experts, points, weights, order):
         "log_prob": [
             holder_log_prob(experts, points, order=order, weights=weights),
             pool.log_prob(points),
+            GaussianMixture.log_prob(pool, points),
         ],
         "pooled_mean": [pool.mean()],
         "pooled_variance": [pool.variance()],

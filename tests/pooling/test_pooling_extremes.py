@@ -8,6 +8,7 @@ from pooling_cases import PUBLIC, quick_jit, take
 
 from holderjax.pooling import (
     DiagGaussian,
+    GaussianMixture,
     hellinger,
     holder_log_prob,
     holder_pool,
@@ -80,16 +81,18 @@ def test_log_bhattacharyya_to_log_variances_of_eighty():
 def test_float32_densities_are_accurate_to_rounding(log_var, mean):
     experts, z, weights, _ = inputs(seed=2, log_var=log_var, mean=mean)
 
-    def both(experts, z, weights):
+    def each_way(experts, z, weights):
+        pool = holder_pool(experts, weights=weights)
         return (
             holder_log_prob(experts, z, weights=weights),
-            holder_pool(experts, weights=weights).log_prob(z),
+            pool.log_prob(z),
+            GaussianMixture.log_prob(pool, z),
         )
 
-    single = quick_jit(jax.vmap(both))(experts, z, weights)
+    single = quick_jit(jax.vmap(each_way))(experts, z, weights)
     with jax.enable_x64(True):
         wide = jax.tree.map(np.float64, (experts, z, weights))
-        double = quick_jit(jax.vmap(both))(*wide)
+        double = quick_jit(jax.vmap(each_way))(*wide)
     for value, expected in zip(single, double, strict=True):
         assert value.dtype == jnp.float32
         assert expected.dtype == jnp.float64

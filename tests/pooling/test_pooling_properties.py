@@ -21,6 +21,7 @@ from pooling_cases import (
 
 from holderjax.pooling import (
     DiagGaussian,
+    GaussianMixture,
     geometric_mean,
     holder_log_normalizer,
     holder_log_prob,
@@ -78,7 +79,7 @@ def both_ways(experts, z, weights, mask, order):
     return {
         "pool": pool,
         "moments": (pool.mean(), pool.variance()),
-        "log_prob": pool.log_prob(z),
+        "log_prob": GaussianMixture.log_prob(pool, z),
         "linear_cost_log_prob": holder_log_prob(experts, z, **options),
         "log_normalizer": holder_log_normalizer(experts, **options),
     }
