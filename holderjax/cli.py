@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from holderjax.training import NonFiniteLoss, TrainConfig
+from holderjax.training import NonFiniteLoss, SweepConfig, TrainConfig
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run folder.")]
 Checkpoint = Annotated[
@@ -23,6 +23,25 @@ def train(config: tyro.conf.OmitArgPrefixes[TrainConfig]) -> None:
     from holderjax import training
 
     training.train(config)
+
+
+def sweep(
+    config: tyro.conf.OmitArgPrefixes[SweepConfig],
+    evaluate: Annotated[bool, tyro.conf.arg(help="Evaluate every run as well.")] = True,
+) -> None:
+    """Train systems x betas x seeds, the runs of a system as one compiled program."""
+    from holderjax import evaluation, training
+
+    failures = []
+    for results in training.sweep(config):
+        for result in results:
+            if isinstance(result, NonFiniteLoss):
+                failures.append(result)
+            elif evaluate and evaluation.evaluated_step(result.path) != result.step:
+                evaluation.evaluate(result.path)
+    print(config.out)
+    if failures:
+        raise failures[0]
 
 
 def evaluate(run: Run, checkpoint: Checkpoint = "last") -> None:
@@ -157,6 +176,7 @@ def data(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "sweep": sweep,
     "evaluate": evaluate,
     "generate": generate,
     "sample": sample,

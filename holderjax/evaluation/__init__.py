@@ -1,6 +1,6 @@
 """Evaluation: classifiers, coherence, pictures, and the report that puts them into a run folder."""
 
 from holderjax.evaluation.classifiers import Classifier, Recipe, load_classifiers
-from holderjax.evaluation.report import evaluate
+from holderjax.evaluation.report import evaluate, evaluated_step
 
-__all__ = ["Classifier", "Recipe", "evaluate", "load_classifiers"]
+__all__ = ["Classifier", "Recipe", "evaluate", "evaluated_step", "load_classifiers"]

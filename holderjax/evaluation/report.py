@@ -52,6 +52,12 @@ TRUSTED_ACCURACY = 0.9
 DIVERSITY_EXAMPLES = 200
 
 
+def evaluated_step(path: Path) -> int | None:
+    """The step of the checkpoint that ``metrics.json`` was made of, None if there is none."""
+    file = path / METRICS_JSON
+    return json.loads(file.read_text())["step"] if file.exists() else None
+
+
 def evaluate(
     path: str | Path,
     checkpoint: Literal["last", "best"] = "last",

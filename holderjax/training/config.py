@@ -22,27 +22,22 @@ CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides a run, and where its folder is."""
+class SharedConfig:
+    """What the runs of a sweep have in common."""
 
     out: Path
-    """The run folder to make."""
-    system: str = "holder++"
-    """Which VAE: a name that `holderjax systems` lists."""
+    """The folder to make."""
     data: str = "digits"
     """Which data: a name that `holderjax data list` lists."""
     steps: int = 2000
     """Optimiser steps in all."""
-    beta: float = 1.0
-    """Weight of the KL terms."""
     beta_warmup: int = 0
-    """Steps over which that weight grows linearly: z is put to use before it is paid for."""
+    """Steps over which the weight of the KL terms grows linearly: z is put to use before it is paid
+    for."""
     hold_weights: int = 0
     """First steps, whose gradient takes the components' weights pi as constant. Through pi, experts
     gain by becoming equal before they know anything, since a pair reconstructs two modalities from
     their own private latents; on large images they do not recover."""
-    seed: int = 0
-    """Of the initial parameters, the order of the data and the latents drawn."""
     batch_size: int = 64
     """Examples a step, over all devices together."""
     latent_dim: int = 16
@@ -103,6 +98,18 @@ class TrainConfig:
     """Folder of the background pictures, for building polymnist."""
     polymnist: Path | None = None
     """Folder of the official PolyMNIST tree, instead of building it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(SharedConfig):
+    """Everything that decides a run, and where its folder is."""
+
+    system: str = "holder++"
+    """Which VAE: a name that `holderjax systems` lists."""
+    beta: float = 1.0
+    """Weight of the KL terms."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data and the latents drawn."""
 
     def validate(self) -> None:
         """Check every setting that can be checked without the data.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -43,18 +43,14 @@ def trim_metrics(folder: Path, step: int) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Writes the metrics of a run and shows its progress.
+    """Writes the metrics of a run: JSON lines and TensorBoard events."""
 
-    On a terminal that is a bar; elsewhere a plain line every ten seconds at most.
-    """
-
-    def __init__(self, folder: Path, first_step: int, steps: int) -> None:
+    def __init__(self, folder: Path, first_step: int) -> None:
         """Open the files of a run folder.
 
         Args:
           folder: the run's.
           first_step: how many steps the run has behind it; metrics beyond are dropped.
-          steps: of the whole run.
         """
         kept = trim_metrics(folder, first_step)
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
@@ -63,10 +59,37 @@ class RunLog:
         self._events = SummaryWriter(
             str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
         )
-        self._steps = steps
         self._done = first_step
         self._begin = self._last = time.monotonic()
-        self._last_plain = -PLAIN_LINE_SECONDS
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.close()
+        self._lines.close()
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Write the metrics of the interval that ends at ``step``, numbers or lists of them."""
+        now = time.monotonic()
+        rate = (step - self._done) / max(now - self._last, 1e-9)
+        self._done, self._last = step, now
+        seconds = self._seconds_before + now - self._begin
+        line = {"step": step, **metrics, "seconds": seconds, "steps_per_second": rate}
+        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+        self._lines.flush()
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._events.add_scalar(name, value, step)
+
+
+class Display:
+    """Shows how far training is: a bar on a terminal, elsewhere a plain line now and then."""
+
+    def __init__(self, first_step: int, steps: int) -> None:
+        """Begin at ``first_step`` of ``steps``."""
+        self._steps, self._done = steps, first_step
+        self._last, self._last_plain = time.monotonic(), -PLAIN_LINE_SECONDS
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("step"),
@@ -83,40 +106,26 @@ class RunLog:
             "train", total=steps, completed=first_step, status="compiling"
         )
 
-    def __enter__(self) -> RunLog:
+    def __enter__(self) -> Display:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self._events.close()
-        self._lines.close()
-
-    def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Write the metrics of the interval that ends at ``step``, numbers or lists of them."""
-        now = time.monotonic()
-        rate = (step - self._done) / max(now - self._last, 1e-9)
-        self._done, self._last = step, now
-        seconds = self._seconds_before + now - self._begin
-        line = {"step": step, **metrics, "seconds": seconds, "steps_per_second": rate}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._events.add_scalar(name, value, step)
-        self._show(step, metrics, rate, now)
 
     def message(self, text: str) -> None:
         """A line on the terminal, above the bar."""
         self._console.print(text, highlight=False, markup=False)
 
-    def _show(self, step: int, metrics: dict[str, Any], rate: float, now: float) -> None:
-        status = f"loss {metrics['loss']:.2f}, {rate:.1f} steps/s"
+    def show(self, step: int, losses: Sequence[float]) -> None:
+        """The last step done, and the loss of every run that is going on."""
+        now = time.monotonic()
+        rate = (step - self._done) / max(now - self._last, 1e-9)
+        self._done, self._last = step, now
+        loss = f"loss {min(losses):.2f}"
+        if len(losses) > 1:
+            loss += f" to {max(losses):.2f} over {len(losses)} runs"
+        status = f"{loss}, {rate:.1f} steps/s"
         self._progress.update(self._task, completed=step, status=status)
         due = now - self._last_plain >= PLAIN_LINE_SECONDS or step == self._steps
         if self._progress.disable and due:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from holderjax.training.clusters import check_clusters, fit_clusters
 from holderjax.training.config import TrainConfig, build_model, load_dataset
 from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, open_folder
 from holderjax.training.interruption import Interruption
-from holderjax.training.logging import RunLog, read_metrics
+from holderjax.training.logging import Display, RunLog, read_metrics
 from holderjax.training.metrics import NonFiniteLoss, first_non_finite, flatten, non_finite
 from holderjax.training.optimizer import make_optimizer
 from holderjax.training.parallel import local_devices, parallel, replicate, shard, unreplicate
+from holderjax.training.population import over_population, stack, take
 from holderjax.training.step import (
     RunKeys,
     TrainState,
@@ -35,6 +37,10 @@ MODEL_SETTINGS = (
     *("system", "data", "network", "latent_dim", "private_dim"),
     *("components", *OPTIONS),
 )
+
+
+# What may differ between runs that train as one program.
+MEMBER_SETTINGS = ("seed", "beta", "out")
 
 
 @dataclass(frozen=True)
@@ -73,21 +79,75 @@ def train(config: TrainConfig) -> RunResult:
       NonFiniteLoss: as soon as a part of the loss is NaN or infinite.
       KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
-    config.validate()
-    devices = local_devices(config.devices, config.batch_size)
-    check_folder(config)
-    dataset = load_dataset(config)
-    model = build_model(config, dataset.modalities)
-    if config.fit_clusters is not None:
+    (result,) = train_population([config])
+    if isinstance(result, NonFiniteLoss):
+        raise result
+    return result
+
+
+def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFiniteLoss]:
+    """Train several runs together, as one compiled program with a leading population axis.
+
+    Each is the run that `train` would make of its config, to floating-point tolerance, in an
+    ordinary run folder. Runs that are resumed at different steps go on in groups.
+
+    Args:
+      configs: that differ in seed, beta and folder alone.
+
+    Returns:
+      For each, how it ended; a run that became non-finite ends with that error, the others go on.
+
+    Raises:
+      ValueError: as `train`, and for configs that differ in more.
+      FileExistsError: as `train`.
+      KeyboardInterrupt: as `train`.
+    """
+    check_population(configs)
+    for config in configs:
+        config.validate()
+        check_folder(config)
+    shared = configs[0]
+    devices = local_devices(shared.devices, shared.batch_size)
+    dataset = load_dataset(shared)
+    model = build_model(shared, dataset.modalities)
+    if shared.fit_clusters is not None:
         check_clusters(model, len(dataset.train))
-    open_folder(config, dataset, devices)
-    with Checkpoints(config.out / CHECKPOINTS_FOLDER, keep=config.keep) as checkpoints:
-        state, first_step = begin(config, model, checkpoints)
-        config.save(config.out)
-        if first_step < config.steps:
-            programs = Programs.of(config, model, dataset, devices)
-            with RunLog(config.out, first_step, config.steps) as log, Interruption() as stop:
-                run_steps(config, programs, state, first_step, checkpoints, log, stop)
+    failed: dict[Path, NonFiniteLoss] = {}
+    with ExitStack() as stack:
+        waiting: dict[int, list[Member]] = {}
+        for config in configs:
+            open_folder(config, dataset, devices)
+            folder = config.out / CHECKPOINTS_FOLDER
+            checkpoints = stack.enter_context(Checkpoints(folder, keep=config.keep))
+            state, step = begin(config, model, checkpoints)
+            config.save(config.out)
+            if step < config.steps:
+                log = stack.enter_context(RunLog(config.out, step))
+                waiting.setdefault(step, []).append(Member(config, checkpoints, log, state))
+        stop = stack.enter_context(Interruption())
+        for step, members in sorted(waiting.items()):
+            programs = Programs.of([member.config for member in members], model, dataset, devices)
+            with Display(step, shared.steps) as display:
+                failed |= run_steps(members, programs, step, display, stop)
+    return [failed.get(config.out) or result_of(config) for config in configs]
+
+
+def check_population(configs: Sequence[TrainConfig]) -> None:
+    """Raise ValueError unless the configs can share one program and no folder."""
+    folders = [config.out for config in configs]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"out: expected a folder for every run, got {list(map(str, folders))}")
+    shared = replace(configs[0], **dict.fromkeys(MEMBER_SETTINGS))
+    for config in configs:
+        if replace(config, **dict.fromkeys(MEMBER_SETTINGS)) != shared:
+            raise ValueError(
+                f"{config.out}: runs trained together may differ in {', '.join(MEMBER_SETTINGS)} "
+                f"alone, got {config} beside {configs[0]}"
+            )
+
+
+def result_of(config: TrainConfig) -> RunResult:
+    """How a finished run ended, from its folder."""
     last = read_metrics(config.out)[-1]
     return RunResult(config.out, last["step"], last["loss"], last["test_loss"])
 
@@ -116,80 +176,163 @@ def model_facts(config: TrainConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One run among those that train together: its settings, what it writes, where it begins."""
+
+    config: TrainConfig
+    checkpoints: Checkpoints
+    log: RunLog
+    state: TrainState
+
+
+@dataclass(frozen=True)
 class Programs:
-    """The compiled programs of a run, with the data on the devices that they read."""
+    """The compiled programs of a population of P runs, with the data on their devices.
+
+    Attributes:
+      dispatch: (replicas [devices, P, ...], first, last) to replicas and metrics
+        [devices, P, S, ...] of the steps between.
+      test_loss: parameters [P, ...] to held-out losses [P].
+      fit_clusters: (a run's index, its parameters) to parameters with other clusters.
+      devices: that share each batch.
+    """
 
     dispatch: Callable[[TrainState, int, int], tuple[TrainState, Any]]
-    test_loss: Callable[[Any], float]
-    fit_clusters: Callable[[Any], Any]
+    test_loss: Callable[[Any], Any]
+    fit_clusters: Callable[[int, Any], Any]
     devices: list[jax.Device]
 
     @classmethod
     def of(
-        cls, config: TrainConfig, model: Model, dataset: data.Dataset, devices: list[jax.Device]
+        cls,
+        configs: Sequence[TrainConfig],
+        model: Model,
+        dataset: data.Dataset,
+        devices: list[jax.Device],
     ) -> Programs:
-        keys, beta = RunKeys.of(config.seed), jnp.float32(config.beta)
+        config = configs[0]
+        keys = [RunKeys.of(config.seed) for config in configs]
+        step_keys = jnp.stack([each.steps for each in keys])
+        held_out_keys = jnp.stack([each.held_out for each in keys])
+        betas = jnp.array([config.beta for config in configs], jnp.float32)
         train_examples = replicate(dataset.train.arrays, devices)
         test_examples = jax.device_put(dataset.test.arrays, devices[0])
         per_device = make_steps(
             model, make_optimizer(config), config.beta_warmup, config.hold_weights
         )
-        steps = parallel(per_device, devices)
+        steps = parallel(over_population(per_device, len(configs), (0, None, 0, 0, 0)), devices)
         held_out = make_held_out_loss(model, len(dataset.test), config.batch_size)
+        held_out = jax.jit(over_population(held_out, len(configs), (0, None, 0, 0)))
 
         def dispatch(replicas: TrainState, first: int, last: int) -> tuple[TrainState, Any]:
-            indices = data.epoch_indices(
-                config.seed, len(dataset.train), config.batch_size, first, last - first
-            )
-            return steps(replicas, train_examples, shard(indices, devices), keys.steps, beta)
+            indices = [
+                data.epoch_indices(
+                    each.seed, len(dataset.train), config.batch_size, first, last - first
+                )
+                for each in configs
+            ]
+            shares = shard(np.stack(indices), devices)
+            return steps(replicas, train_examples, shares, step_keys, betas)
 
-        def test_loss(params: Any) -> float:
-            return float(held_out(params, test_examples, keys.held_out, beta))
+        def test_loss(params: Any) -> Any:
+            return jax.device_get(held_out(params, test_examples, held_out_keys, betas))
 
-        def with_clusters(params: Any) -> Any:
-            return fit_clusters(model, params, dataset.train.arrays, keys.clusters)
+        def with_clusters(i: int, params: Any) -> Any:
+            return fit_clusters(model, params, dataset.train.arrays, keys[i].clusters)
 
         return cls(dispatch, test_loss, with_clusters, devices)
 
 
 def run_steps(
-    config: TrainConfig,
+    members: Sequence[Member],
     programs: Programs,
-    state: TrainState,
     first_step: int,
-    checkpoints: Checkpoints,
-    log: RunLog,
+    display: Display,
     stop: Interruption,
-) -> None:
-    """Train to the last step, dispatching ahead of the metrics that the host looks at."""
-    replicas = replicate(state, programs.devices)
+) -> dict[Path, NonFiniteLoss]:
+    """Train to the last step, dispatching ahead of the metrics that the host looks at.
+
+    Args:
+      members: the runs, all of them at ``first_step``; one that becomes non-finite is left alone
+        from then on.
+      programs: of these runs.
+      first_step: steps behind them.
+      display: shows how far they are.
+      stop: the wish to stop, once everything is written.
+
+    Returns:
+      Why runs failed, by folder.
+    """
+    config = members[0].config
+    replicas = replicate(stack([member.state for member in members]), programs.devices)
+    going, failed = dict(enumerate(members)), {}
+
+    def record(first: int, last: int, metrics: Any, state: TrainState | None = None) -> None:
+        """Look at the metrics of a dispatch; with the state after it, write checkpoints."""
+        every_step = flatten(jax.device_get(unreplicate(metrics)))
+        test_losses = None if state is None else programs.test_loss(state.params)
+        state, losses = jax.device_get(state), []
+        for i, member in list(going.items()):
+            try:
+                averages = interval_metrics(
+                    first, last, {name: x[i] for name, x in every_step.items()}, member.checkpoints
+                )
+                if state is not None:
+                    averages["test_loss"] = float(test_losses[i])
+                    save(member, last, take(state, i), averages)
+                else:
+                    member.log.log(last, averages)
+                losses.append(averages["loss"])
+            except NonFiniteLoss as error:
+                failed[member.config.out] = error
+                del going[i]
+                if going:
+                    display.message(f"{member.config.out}: {error}")
+        if losses:
+            display.show(last, losses)
+
     # The dispatch whose metrics are still to be looked at, so that the device need not wait.
     pending: tuple[int, int, Any] | None = None
     for first, last in dispatches(first_step, config.steps, config.log_every):
         if first == config.fit_clusters:
-            state = jax.device_get(unreplicate(replicas))
-            state = replace(state, params=programs.fit_clusters(state.params))
-            replicas = replicate(state, programs.devices)
+            if pending:
+                record(*pending)
+                pending = None
+            states = jax.device_get(unreplicate(replicas))
+            each = [take(states, i) for i in range(len(members))]
+            for i in going:
+                each[i] = replace(each[i], params=programs.fit_clusters(i, each[i].params))
+            replicas = replicate(stack(each), programs.devices)
         replicas, metrics = programs.dispatch(replicas, first, last)
         if pending:
-            log.log(pending[1], interval_metrics(*pending, checkpoints))
+            record(*pending)
         pending = first, last, metrics
         if last % config.checkpoint_every == 0 or last == config.steps or stop.requested:
-            averages = interval_metrics(*pending, checkpoints)
+            record(*pending, unreplicate(replicas))
             pending = None
-            state = unreplicate(replicas)
-            averages["test_loss"] = programs.test_loss(state.params)
-            state = jax.device_get(state)
-            bad = non_finite({"test_loss": averages["test_loss"], **flatten(state)})
-            if bad:
-                raise NonFiniteLoss(last, bad, last_good(checkpoints))
-            # The line comes first: a run that is resumed from this checkpoint has to find it.
-            log.log(last, averages)
-            checkpoints.save(state, last, averages["test_loss"], model_facts(config))
             if stop.requested:
-                checkpoints.wait()
-                log.message(f"stopped at step {last}: {checkpoints.path(last)}")
+                for member in going.values():
+                    member.checkpoints.wait()
+                    display.message(f"stopped at step {last}: {member.checkpoints.path(last)}")
                 raise KeyboardInterrupt
+        if not going:
+            break
+    return failed
+
+
+def save(member: Member, step: int, state: TrainState, averages: dict[str, Any]) -> None:
+    """Log the metrics of an interval and begin to write the state after it.
+
+    Raises:
+      NonFiniteLoss: if the held-out loss or the state is not finite; nothing is written then.
+    """
+    bad = non_finite({"test_loss": averages["test_loss"], **flatten(state)})
+    if bad:
+        raise NonFiniteLoss(step, bad, last_good(member.checkpoints))
+    # The line comes first: a run that is resumed from this checkpoint has to find it.
+    member.log.log(step, averages)
+    facts = model_facts(member.config)
+    member.checkpoints.save(state, step, averages["test_loss"], facts)
 
 
 def dispatches(first_step: int, steps: int, size: int) -> Iterator[tuple[int, int]]:
@@ -204,14 +347,14 @@ def dispatches(first_step: int, steps: int, size: int) -> Iterator[tuple[int, in
 
 
 def interval_metrics(
-    first: int, last: int, metrics: Any, checkpoints: Checkpoints
+    first: int, last: int, every_step: dict[str, Any], checkpoints: Checkpoints
 ) -> dict[str, Any]:
-    """The metrics of one dispatch by name, averaged over its steps.
+    """The metrics of one dispatch of one run, averaged over its steps.
 
     Args:
       first: steps before the dispatch.
       last: steps after it.
-      metrics: the programs' replicated metrics, [devices, S, ...].
+      every_step: metrics by name, [S, ...].
       checkpoints: of the run, for the error.
 
     Returns:
@@ -220,7 +363,6 @@ def interval_metrics(
     Raises:
       NonFiniteLoss: if any metric of any step is NaN or infinite.
     """
-    every_step = flatten(jax.device_get(unreplicate(metrics)))
     # The parts of the loss come before the loss, so that an error names the culprit.
     parts = {name: x for name, x in every_step.items() if name not in ("loss", "gradient_norm")}
     ordered = parts | every_step

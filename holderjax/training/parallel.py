@@ -44,11 +44,10 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
 
-def shard(indices: Int[np.ndarray, "S B"], devices: Sequence[jax.Device]) -> jax.Array:
-    """Contiguous shares of every batch, [devices, S, B / devices]."""
-    steps = indices.shape[0]
-    shares = indices.reshape(steps, len(devices), -1).swapaxes(0, 1)
-    return _put(shares, devices)
+def shard(indices: Int[np.ndarray, "*S B"], devices: Sequence[jax.Device]) -> jax.Array:
+    """Contiguous shares of every batch, [devices, *S, B / devices]."""
+    shares = indices.reshape(*indices.shape[:-1], len(devices), -1)
+    return _put(np.moveaxis(shares, -2, 0), devices)
 
 
 def parallel(steps: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from holderjax.training.logging import RunLog, read_metrics, trim_metrics
+from holderjax.training.logging import Display, RunLog, read_metrics, trim_metrics
 
 
 def write(folder: Path, steps: list[int], tail: str = "") -> None:
@@ -27,7 +27,7 @@ def test_lines_beyond_the_restored_step_are_dropped(tmp_path: Path) -> None:
 
 def test_a_resumed_log_goes_on_where_the_lines_end(tmp_path: Path) -> None:
     write(tmp_path, [2, 4, 6], tail='{"step"')
-    with RunLog(tmp_path, first_step=4, steps=8) as log:
+    with RunLog(tmp_path, first_step=4) as log:
         log.log(6, {"loss": 0.5, "weights": [0.5, 0.5]})
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines] == [2, 4, 6]
@@ -37,17 +37,16 @@ def test_a_resumed_log_goes_on_where_the_lines_end(tmp_path: Path) -> None:
 
 
 def test_no_line_holds_what_json_does_not_know(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0, 8) as log, pytest.raises(ValueError, match="JSON"):
+    with RunLog(tmp_path, 0) as log, pytest.raises(ValueError, match="JSON"):
         log.log(2, {"loss": float("nan")})
     assert read_metrics(tmp_path) == []
 
 
-def test_without_a_terminal_progress_is_plain_lines(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with RunLog(tmp_path, 0, 8) as log:
+def test_without_a_terminal_progress_is_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    with Display(0, 8) as display:
         for step in (2, 4, 6, 8):
-            log.log(step, {"loss": 3.0})
+            display.show(step, [3.0, 5.0])
     lines = capfd.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["step 2/8", "step 8/8"]
+    assert "loss 3.00 to 5.00 over 2 runs" in lines[-1]
     assert "\x1b" not in "".join(lines)

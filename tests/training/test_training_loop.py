@@ -18,8 +18,8 @@ from holderjax import data
 from holderjax.training import NonFiniteLoss, load_run, loop, train
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.interruption import Interruption
-from holderjax.training.logging import RunLog, read_metrics
-from holderjax.training.loop import Programs, dispatches, run_steps
+from holderjax.training.logging import Display, RunLog, read_metrics
+from holderjax.training.loop import Member, Programs, dispatches, run_steps
 from holderjax.training.metrics import first_non_finite
 from holderjax.training.parallel import replicate
 from holderjax.training.step import RunKeys, TrainState, make_held_out_loss
@@ -194,13 +194,13 @@ def stub_programs(blow_up_at: int, where: str) -> Programs:
         steps = np.arange(first + 1, last + 1)
         loss = np.where((steps >= blow_up_at) & (where == "loss"), np.nan, 1.0)
         weight = np.nan if where == "params" and last >= blow_up_at else 1.0
-        replicas = replicate(TrainState({"w": np.float32(weight)}, (), np.int32(last)), DEVICES)
-        return replicas, replicate({"loss": loss.astype(np.float32)}, DEVICES)
+        state = TrainState({"w": np.float32([weight])}, (), np.int32([last]))
+        return replicate(state, DEVICES), replicate({"loss": loss[None]}, DEVICES)
 
-    def test_loss(params: Any) -> float:
-        return float("inf") if where == "test_loss" and done >= blow_up_at else 1.0
+    def test_loss(params: Any) -> np.ndarray:
+        return np.array([np.inf if where == "test_loss" and done >= blow_up_at else 1.0])
 
-    return Programs(dispatch, test_loss, lambda params: params, DEVICES)
+    return Programs(dispatch, test_loss, lambda i, params: params, DEVICES)
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,14 @@ def test_nothing_non_finite_is_ever_a_checkpoint(
     state = TrainState({"w": np.float32(0)}, (), np.int32(0))
     with (
         Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints,
-        RunLog(tmp_path, 0, config.steps) as log,
-        pytest.raises(NonFiniteLoss) as stopped,
+        RunLog(tmp_path, 0) as log,
+        Display(0, config.steps) as display,
     ):
-        run_steps(config, stub_programs(7, where), state, 0, checkpoints, log, Interruption())
-    assert (stopped.value.step, stopped.value.term) == (step, term)
-    assert stopped.value.checkpoint == tmp_path / "checkpoints" / "4"
+        member = Member(config, checkpoints, log, state)
+        failed = run_steps([member], stub_programs(7, where), 0, display, Interruption())
+    error = failed[tmp_path]
+    assert (error.step, error.term) == (step, term)
+    assert error.checkpoint == tmp_path / "checkpoints" / "4"
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
     assert read_metrics(tmp_path)[-1]["step"] == 6
 
