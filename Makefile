@@ -18,7 +18,7 @@ help:
 	@echo "make demo       train Hölder++ on real handwritten digits, evaluate it, draw the pictures"
 	@echo "make test       the default test suite"
 	@echo "make test-slow  the slow tests as well"
-	@echo "make parity     the same losses as the PyTorch library MultiVae, in an environment of its own"
+	@echo "make parity     the same losses as MultiVae's and FID features as PyTorch's, in their own environment"
 	@echo "make lint       ruff and mypy"
 	@echo "Another Python: make test PYTHON=python3.12.  Fewer demo steps: make demo STEPS=100 OUT=runs/short"
 

@@ -44,11 +44,17 @@ def sweep(
         raise failures[0]
 
 
-def evaluate(run: Run, checkpoint: Checkpoint = "last") -> None:
-    """Measure coherence and reconstruction; write RUN/metrics.json and RUN/*.png."""
+def evaluate(run: Run, checkpoint: Checkpoint = "last", inception: Path | None = None) -> None:
+    """Measure coherence and reconstruction; write RUN/metrics.json and RUN/*.png.
+
+    Args:
+        run: A run folder.
+        checkpoint: The newest, or the one of least held-out loss.
+        inception: The file pt_inception-2015-12-05-6726825d.pth of pytorch-fid, to measure FID.
+    """
     from holderjax import evaluation
 
-    evaluation.evaluate(run, checkpoint=checkpoint)
+    evaluation.evaluate(run, checkpoint=checkpoint, inception=inception)
 
 
 def generate(

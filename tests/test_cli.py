@@ -94,6 +94,16 @@ def test_a_run_folder_is_not_trained_over(run, capsys):
     assert [json.loads(line)["step"] for line in before.splitlines()] == [2, 4]
 
 
+@pytest.mark.parametrize("content", [None, b"no weights"])
+def test_weights_of_inception_that_cannot_be_read_are_named(content, run, tmp_path, capsys):
+    path = tmp_path / "weights.pth"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["evaluate", str(run), "--inception", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()
+
+
 def test_generate_and_sample_draw_pictures(run, tmp_path, capsys):
     grid, prior = tmp_path / "grid.png", tmp_path / "prior.png"
     assert main(["generate", str(run), "--observed", "m0,m2", "--out", str(grid)]) == 0

@@ -10,165 +10,276 @@ is another number, and is called classifier-fd.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.coherence import sample_given_others
+from holderjax.evaluation.coherence import Table, fold_in
 from holderjax.evaluation.examples import batches
 from holderjax.evaluation.progress import track
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray
+    from jaxtyping import Bool, Float, PRNGKeyArray
 
     from holderjax.models import Model
 
 BATCH_SIZE = 256
 
-# By modality: images in [0, 1], [..., H, W, C], to features [..., F].
+# By modality: images in [0, 1], [B, H, W, C], to features [B, F]; callable pytrees.
 Extractors = Mapping[str, Callable[[Any], Any]]
 
 
-def frechet_distance(first: Float[np.ndarray, "N F"], second: Float[np.ndarray, "P F"]) -> float:
-    r"""The squared Fréchet distance of the Gaussians that fit two sets of features.
+@dataclass(frozen=True)
+class Gaussian:
+    """What a set of features is to the distance.
 
-    With :math:`C_i = A_i^T A_i`, from centred and scaled features :math:`A_i`, the trace of the
-    root is the sum of the singular values of :math:`A_1 A_2^T`: no root of a matrix, and sound for
-    fewer examples than features, where covariances have no full rank.
+    Attributes:
+      mean: of the features.
+      factor: A with :math:`C = A^T A`, R at most F and at most the size of the set.
+    """
+
+    mean: Float[np.ndarray, " F"]
+    factor: Float[np.ndarray, "R F"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A network's features, and what they are of real images.
+
+    Attributes:
+      extractors: of the features, by modality; those that have none are left out.
+      real: fits to the features of real images, by the same names.
+    """
+
+    extractors: Extractors
+    real: Mapping[str, Gaussian]
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared Fréchet distances of generated images from the real ones.
+
+    Attributes:
+      by_subset: of samples given the observed names, then by target: ``by_subset["m0,m2"]["m1"]``.
+      unconditional: of samples from the prior, by modality.
+    """
+
+    by_subset: Table
+    unconditional: dict[str, float]
+
+
+def fit(features: Float[np.ndarray, "N F"]) -> Gaussian:
+    """The Gaussian of a set's mean and its covariance over N - 1.
 
     Args:
-      first: features of one set, N >= 2.
-      second: of the other, P >= 2.
+      features: N >= 2.
+
+    Returns:
+      The fit, in float64.
+
+    Raises:
+      ValueError: for less than two, and for values that are not finite.
+    """
+    x = np.asarray(features, np.float64)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"features: expected [N, F] with N >= 2, got {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("features: expected finite numbers, got NaN or infinity")
+    mean = x.mean(axis=0)
+    # R of a QR decomposition is the same factor with F rows at most.
+    return Gaussian(mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r"))
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    r"""The squared Fréchet distance of two Gaussians.
+
+    With :math:`C_i = A_i^T A_i` the trace of the root is the sum of the singular values of
+    :math:`A_1 A_2^T`: no root of a matrix, and sound for fewer examples than features, where
+    covariances have no full rank.
+
+    Args:
+      first: from `fit`.
+      second: in the same features.
 
     Returns:
       The distance, at least zero.
 
     Raises:
-      ValueError: for sets of less than two, of different widths, or with values that are not
-        finite.
+      ValueError: for features of different widths.
     """
-    factors, means = [], []
-    for x in (first, second):
-        x = np.asarray(x, np.float64)
-        if x.ndim != 2 or len(x) < 2 or x.shape[1] != np.shape(first)[1]:
-            raise ValueError(
-                "features: expected [N, F] and [P, F] with N, P >= 2, "
-                f"got {np.shape(first)} and {np.shape(second)}"
-            )
-        if not np.isfinite(x).all():
-            raise ValueError("features: expected finite numbers, got NaN or infinity")
-        means.append(x.mean(axis=0))
-        # R of a QR decomposition is the same factor with F rows at most.
-        factors.append(np.linalg.qr((x - means[-1]) / np.sqrt(len(x) - 1), mode="r"))
-    cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
-    spread = sum((a**2).sum() for a in factors) - 2 * cross
-    return float(max(((means[0] - means[1]) ** 2).sum() + spread, 0.0))
-
-
-def real_features(
-    extractors: Extractors, arrays: Mapping[str, np.ndarray]
-) -> dict[str, Float[np.ndarray, "N F"]]:
-    """Features of real images, by modality that has an extractor."""
-    program = jax.jit(lambda extract, x: extract(data.to_float(x)))
-    return {
-        name: np.concatenate(
-            [
-                np.asarray(program(extract, batch[name]))[:count]
-                for count, batch in batches(arrays, (name,), BATCH_SIZE)
-            ]
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(
+            f"features: expected one width, got {first.mean.shape[0]} and {second.mean.shape[0]}"
         )
-        for name, extract in extractors.items()
-    }
+    cross = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
+    spread = (first.factor**2).sum() + (second.factor**2).sum() - 2 * cross
+    return float(max(((first.mean - second.mean) ** 2).sum() + spread, 0.0))
 
 
-def conditional_features(
-    model: Model,
-    params: Any,
-    extractors: Extractors,
-    arrays: Mapping[str, np.ndarray],
-    key: PRNGKeyArray,
-) -> dict[str, Float[np.ndarray, "N F"]]:
-    """Features of one sample per example of each modality, given all the others.
+@jax.jit
+def extract(extractor: Callable[[Any], Any], images: Any) -> Any:
+    """Features; modalities of one shape share the compiled program."""
+    return extractor(images)
+
+
+def measure(extractors: Extractors, arrays: Mapping[str, np.ndarray]) -> Measure:
+    """With the fits to real images.
 
     Args:
-      model: of at least two modalities.
-      params: its parameters.
       extractors: by modality.
       arrays: real examples by modality, [N, *shape].
-      key: PRNG key.
 
     Returns:
-      By modality that has an extractor.
+      What `frechet_distances` compares by.
     """
-    names = tuple(model.modalities)
-
-    @jax.jit
-    def program(params: Any, extractors: Any, key: PRNGKeyArray, batch: Any) -> dict[str, Array]:
-        batch = {name: data.to_float(x) for name, x in batch.items()}
-        encodings = model.encodings(params, batch)
-        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        return {
-            name: extract(sample_given_others(model, params, encodings, name, keys[name])[0])
-            for name, extract in extractors.items()
-        }
-
-    parts = []
-    total = list(batches(arrays, names, BATCH_SIZE))
-    for b, (count, batch) in enumerate(track(total, "samples given all others")):
-        features = program(params, dict(extractors), jax.random.fold_in(key, b), batch)
-        parts.append({name: np.asarray(x)[:count] for name, x in features.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in extractors}
+    return Measure(
+        extractors,
+        {name: fit_real(extractor, arrays[name]) for name, extractor in extractors.items()},
+    )
 
 
-def prior_features(
-    model: Model, params: Any, extractors: Extractors, key: PRNGKeyArray, num_samples: int
-) -> dict[str, Float[np.ndarray, "S F"]]:
-    """Features of samples from the prior, by modality that has an extractor."""
-    size = min(BATCH_SIZE, num_samples)
-
-    @jax.jit
-    def program(params: Any, extractors: Any, key: Any) -> Any:
-        samples = model.sample(params, key, size)
-        return {name: extract(samples[name]) for name, extract in extractors.items()}
-
-    parts = [
-        jax.device_get(program(params, dict(extractors), jax.random.fold_in(key, i)))
-        for i in range(0, num_samples, size)
-    ]
-    return {name: np.concatenate([p[name] for p in parts])[:num_samples] for name in extractors}
+def fit_real(extractor: Callable[[Any], Any], images: np.ndarray) -> Gaussian:
+    """The fit to the features of real images, as a data set holds them, [N, *shape]."""
+    total = list(batches({"images": images}, ("images",), BATCH_SIZE))
+    return fit(
+        np.concatenate(
+            [
+                np.asarray(extract(extractor, data.to_float(batch["images"])))[:count]
+                for count, batch in track(total, "features of real images")
+            ]
+        )
+    )
 
 
 def frechet_distances(
     model: Model,
     params: Any,
-    extractors: Extractors,
+    measures: Mapping[str, Measure],
     arrays: Mapping[str, np.ndarray],
+    subsets: Bool[np.ndarray, "O M"],
     key: PRNGKeyArray,
     prior_samples: int,
-) -> dict[str, dict[str, float]]:
-    """Distances of generated images from the real ones, by modality.
+) -> dict[str, Distances]:
+    """Distances of generated images from the real ones; every measure sees the same samples.
+
+    One sample per example of each modality that is not observed, for every observed subset. What
+    is drawn given one subset does not depend on which others are asked for.
 
     Args:
       model: of at least two modalities.
       params: its parameters.
-      extractors: features by modality; those that have none are left out.
+      measures: by any name.
       arrays: real examples by modality, [N, *shape].
+      subsets: the observed modalities as masks.
       key: PRNG key.
       prior_samples: for the unconditional distance.
 
     Returns:
-      ``conditional``, of samples given all other modalities, and ``unconditional``.
+      By the measures' names.
     """
-    real = real_features(extractors, arrays)
     keys = jax.random.split(key)
-    generated = {
-        "conditional": conditional_features(model, params, extractors, arrays, keys[0]),
-        "unconditional": prior_features(model, params, extractors, keys[1], prior_samples),
-    }
+    given = conditional_distances(model, params, measures, arrays, subsets, keys[0])
+    prior = prior_distances(model, params, measures, keys[1], prior_samples)
+    return {kind: Distances(given[kind], prior[kind]) for kind in measures}
+
+
+def conditional_distances(
+    model: Model,
+    params: Any,
+    measures: Mapping[str, Measure],
+    arrays: Mapping[str, np.ndarray],
+    subsets: Bool[np.ndarray, "O M"],
+    key: PRNGKeyArray,
+) -> dict[str, Table]:
+    """By measure, observed names and target; arguments as of `frechet_distances`."""
+    names = tuple(model.modalities)
+    # Which modalities are observed, as one number: the key of a subset's samples.
+    numbers = [sum(seen << i for i, seen in enumerate(mask)) for mask in subsets.tolist()]
+
+    @jax.jit
+    def draw(params: Any, keys: PRNGKeyArray, batch: Any) -> Any:
+        """Latents given each subset: leading axes [O, 1, B]."""
+        batch = {name: data.to_float(x) for name, x in batch.items()}
+        encodings = model.encodings(params, batch)
+        return jax.lax.map(
+            lambda args: model.latents(params, encodings, *args), (keys, jnp.asarray(subsets))
+        )
+
+    @partial(jax.jit, static_argnums=0)
+    def decode(name: str, params: Any, latents: Any) -> Any:
+        return model.decode(params, name, *latents)[0]
+
+    # All latents first, which are small; then one subset after the other, so that no more features
+    # are held at once than one distance needs.
+    counts, latents = [], []
+    for b, (count, batch) in enumerate(batches(arrays, names, BATCH_SIZE)):
+        counts.append(count)
+        keys = jnp.stack([fold_in(key, number, b) for number in numbers])
+        latents.append(draw(params, keys, batch))
+
+    tables: dict[str, Table] = {kind: {} for kind in measures}
+    for o, mask in enumerate(track(subsets, "Fréchet distances by subset")):
+        observed = ",".join(name for name, seen in zip(names, mask, strict=True) if seen)
+        for name, seen in zip(names, mask, strict=True):
+            if not seen:
+                images = (
+                    decode(name, params, jax.tree.map(lambda x, o=o: x[o], batch))
+                    for batch in latents
+                )
+                for kind, x in distances_of(measures, name, images, counts).items():
+                    tables[kind].setdefault(observed, {})[name] = x
+    return tables
+
+
+def prior_distances(
+    model: Model,
+    params: Any,
+    measures: Mapping[str, Measure],
+    key: PRNGKeyArray,
+    num_samples: int,
+) -> dict[str, dict[str, float]]:
+    """By measure and modality; arguments as of `frechet_distances`."""
+    size = min(BATCH_SIZE, num_samples)
+    program = jax.jit(lambda params, key: model.sample(params, key, size))
+    first = range(0, num_samples, size)
+    counts = [min(size, num_samples - i) for i in first]
+    samples = [jax.device_get(program(params, jax.random.fold_in(key, i))) for i in first]
+    found: dict[str, dict[str, float]] = {kind: {} for kind in measures}
+    for name in track(list(model.modalities), "Fréchet distances of prior samples"):
+        images = (batch[name] for batch in samples)
+        for kind, x in distances_of(measures, name, images, counts).items():
+            found[kind][name] = x
+    return found
+
+
+def distances_of(
+    measures: Mapping[str, Measure], name: str, images: Iterable[Any], counts: Sequence[int]
+) -> dict[str, float]:
+    """How far images of one modality are from the real ones, by each measure that has it.
+
+    Args:
+      measures: by any name.
+      name: of the modality.
+      images: batches in [0, 1], [B, H, W, C].
+      counts: how many of each batch count.
+
+    Returns:
+      The distances; without those measures that have no features of the modality.
+    """
+    having = {kind: x for kind, x in measures.items() if name in x.extractors}
+    if not having:
+        return {}
+    parts: dict[str, list[np.ndarray]] = {kind: [] for kind in having}
+    for batch, count in zip(images, counts, strict=True):
+        for kind, x in having.items():
+            parts[kind].append(np.asarray(extract(x.extractors[name], batch))[:count])
     return {
-        kind: {name: frechet_distance(real[name], x) for name, x in features.items()}
-        for kind, features in generated.items()
+        kind: frechet_distance(x.real[name], fit(np.concatenate(parts[kind])))
+        for kind, x in having.items()
     }

@@ -22,6 +22,7 @@ from holderjax.evaluation.clustering import cluster_probabilities, clustering_sc
 from holderjax.evaluation.coherence import (
     Classifiers,
     Table,
+    all_subsets,
     by_subset_size,
     class_diversity,
     coherence_table,
@@ -32,8 +33,10 @@ from holderjax.evaluation.coherence import (
     unconditional_coherence,
 )
 from holderjax.evaluation.examples import first_examples
+from holderjax.evaluation.fid import fid_measure
 from holderjax.evaluation.files import replacing
-from holderjax.evaluation.frechet import frechet_distances
+from holderjax.evaluation.frechet import Distances, Measure, frechet_distances, measure
+from holderjax.evaluation.inception import load_inception
 from holderjax.evaluation.representation import linear_accuracy
 from holderjax.training import load_run
 from holderjax.training.logging import read_metrics
@@ -67,6 +70,7 @@ def evaluate(
     prior_samples: int = 2000,
     seed: int = 0,
     recipe: Recipe = RECIPE,
+    inception: str | Path | None = None,
 ) -> dict[str, Any]:
     """Score a run, write ``metrics.json`` and the pictures into its folder, print a table.
 
@@ -75,36 +79,39 @@ def evaluate(
       checkpoint: the last one or the one of the lowest held-out loss.
       examples: how many of the test examples to score, from the first on; all if None.
       num_samples: per test example and observed subset.
-      prior_samples: for unconditional coherence.
+      prior_samples: for unconditional coherence and distances.
       seed: of all samples.
       recipe: of the classifiers.
+      inception: the file of Inception-v3's weights that `load_inception` takes; FID is measured if
+        it is given.
 
     Returns:
       What ``metrics.json`` holds.
 
     Raises:
-      FileNotFoundError: if the path is no run folder.
-      ValueError: if the data has no labels, or no image modality.
+      FileNotFoundError: if the path is no run folder, or there are no weights of Inception.
+      ValueError: if the data has no labels, or no image modality, or the weights are damaged.
     """
     run = load_run(path, checkpoint)
+    weights = None if inception is None else load_inception(inception)
     dataset = run.dataset()
     split = first_examples(dataset.test, examples)
     classifiers = load_classifiers(dataset, recipe)
     key = jax.random.key(seed)
+    judged = {name: Partial(type(judge).features, judge) for name, judge in classifiers.items()}
+    measures = {"classifier_fd": measure(judged, split.arrays)}
+    if weights is not None:
+        measures["fid"] = fid_measure(weights, dataset, split)
     metrics = {
         **describe(run, checkpoint, split, seed),
         "classifier": {"accuracy": classifier_accuracy(classifiers, dataset.test)},
         **score(run.model, run.params, split, classifiers, key, num_samples, prior_samples),
-        "classifier_fd": frechet_distances(
-            run.model,
-            run.params,
-            {name: Partial(type(judge).features, judge) for name, judge in classifiers.items()},
-            split.arrays,
-            jax.random.fold_in(key, 3),  # beyond the three of `score`
-            prior_samples,
-        ),
+        # A key beyond the three of `score`.
+        **frechet_scores(run, measures, split, jax.random.fold_in(key, 3), prior_samples),
         "representation": linear_accuracy(run.model, run.params, dataset.train, split),
     }
+    if weights is not None:
+        metrics["fid"]["weights"] = weights.digest
     if run.model.system.prior == "mixture":
         probabilities = cluster_probabilities(
             run.model, run.params, split.arrays, jax.random.fold_in(key, 4)
@@ -206,6 +213,58 @@ def score(
     }
 
 
+def frechet_scores(
+    run: Run,
+    measures: Mapping[str, Measure],
+    split: data.Split,
+    key: PRNGKeyArray,
+    prior_samples: int,
+) -> dict[str, Any]:
+    """``classifier_fd``, and ``fid`` if there is a measure of it, from the same samples.
+
+    Args:
+      run: whose model to sample.
+      measures: by these names.
+      split: real examples.
+      key: PRNG key.
+      prior_samples: for the unconditional distances.
+
+    Returns:
+      Distances of modalities that have features, given all the others and unconditional; FID given
+      every other subset as well.
+    """
+    subsets = all_subsets(len(run.model.modalities))[:-1]
+    if "fid" not in measures:
+        subsets = subsets[subsets.sum(axis=1) == subsets.shape[1] - 1]
+    distances = frechet_distances(
+        run.model, run.params, measures, split.arrays, subsets, key, prior_samples
+    )
+    scores: dict[str, Any] = {"classifier_fd": given_others_and_nothing(distances["classifier_fd"])}
+    if "fid" in measures:
+        counts = {"real_images": len(split), "prior_samples": prior_samples}
+        scores["fid"] = {**fid_scores(distances["fid"]), **counts}
+    return scores
+
+
+def given_others_and_nothing(distances: Distances) -> dict[str, dict[str, float]]:
+    """Distances by modality, of samples given all the others and of samples from the prior."""
+    return {
+        "conditional": leave_one_out(distances.by_subset),
+        "unconditional": distances.unconditional,
+    }
+
+
+def fid_scores(distances: Distances) -> dict[str, Any]:
+    """FID by modality, of every (O, t), and the mean over all of these."""
+    table = distances.by_subset
+    return {
+        **given_others_and_nothing(distances),
+        "conditional_mean": float(np.mean([x for row in table.values() for x in row.values()])),
+        "by_subset_size": by_subset_size(table),
+        "by_subset": table,
+    }
+
+
 def write_pictures(
     run: Run, split: data.Split, num_classes: int, metrics: Mapping[str, Any]
 ) -> list[Path]:
@@ -272,6 +331,12 @@ def score_table(metrics: Mapping[str, Any]) -> RichTable:
         f"coherence: leave-one-out {number(coherence['leave_one_out'])}, "
         f"unconditional {number(coherence['unconditional'])}"
     )
+    if "fid" in metrics:
+        fid = metrics["fid"]
+        table.caption += (
+            f"\nFID: mean over observed subsets and targets {fid['conditional_mean']:.1f}, "
+            f"unconditional {np.mean(list(fid['unconditional'].values())):.1f}"
+        )
     return table
 
 

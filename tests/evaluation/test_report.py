@@ -6,16 +6,20 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpy_inception
 import pytest
 from fake_models import NUM_CLASSES, SHAPE, image_of
 from matplotlib.image import imread
 from rich.console import Console
+from torch_writer import references, write_zip
 
 from holderjax import data, models, training
-from holderjax.evaluation import Recipe, evaluate, pictures, report
+from holderjax.evaluation import Recipe, evaluate, inception, pictures, report
 from holderjax.evaluation.report import first_examples, number, score_table
 from holderjax.training.logging import METRICS_FILE
 from holderjax.training.metrics import flatten
@@ -86,6 +90,63 @@ def test_metrics_json_holds_what_was_returned_and_promised(run, metrics):
     assert (stored["system"], stored["data"], stored["step"]) == ("holder++", "tiny", 2)
     assert stored["versions"].keys() >= {"jax", "holderjax"}
     assert stored["device"]
+
+
+def test_fid_is_added_and_the_classifiers_see_what_they_see_without_it(
+    run, metrics, tmp_path, monkeypatch
+):
+    """With features that are quick to compute in place of Inception's."""
+
+    def brightness(params, images):
+        mean = images.mean(axis=(1, 2, 3))[:, None]
+        return params * jnp.pad(mean, ((0, 0), (0, 2047)))
+
+    other = replace(run, path=tmp_path)
+    monkeypatch.setattr(report, "load_run", lambda path, checkpoint: other)
+    monkeypatch.setattr(report, "write_pictures", lambda *args: [])
+    monkeypatch.setattr(inception, "features", brightness)
+    weights = inception.Weights(np.float32(9), "abc")
+    monkeypatch.setattr(report, "load_inception", {"weights.pth": weights}.get)
+
+    measured = evaluate(tmp_path, prior_samples=20, recipe=TINY, inception="weights.pth")
+    assert json.loads((tmp_path / "metrics.json").read_text()) == measured
+    assert "fid" not in metrics
+    assert measured["classifier_fd"] == metrics["classifier_fd"]
+    scores = measured["fid"]
+    table = scores["by_subset"]
+    pairs = {"a": ["b"], "b": ["a"], "v": ["a", "b"], "a,v": ["b"], "b,v": ["a"]}
+    assert {o: sorted(row) for o, row in table.items()} == pairs
+    values = [x for row in table.values() for x in row.values()]
+    assert min(values) > 0
+    assert scores["conditional_mean"] == pytest.approx(np.mean(values))
+    assert scores["conditional"] == {"a": table["b,v"]["a"], "b": table["a,v"]["b"]}
+    assert scores["unconditional"].keys() == {"a", "b"}
+    assert (scores["real_images"], scores["prior_samples"], scores["weights"]) == (15, 20, "abc")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(score_table(measured))
+    assert f"targets {scores['conditional_mean']:.1f}" in console.export_text()
+
+
+def test_missing_weights_are_named_before_anything_is_measured(run, monkeypatch):
+    monkeypatch.setattr(report, "load_classifiers", None)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        evaluate(run.path, inception="nowhere.pth")
+
+
+@pytest.mark.slow
+def test_fid_with_inception_itself(run, tmp_path, monkeypatch):
+    """Random weights, but everything that a measurement runs through."""
+    other = replace(run, path=tmp_path)
+    monkeypatch.setattr(report, "load_run", lambda path, checkpoint: other)
+    monkeypatch.setattr(report, "write_pictures", lambda *args: [])
+    path = tmp_path / "weights.pth"
+    write_zip(path, references(numpy_inception.random_state(inception.torch_shapes())))
+    found = evaluate(tmp_path, prior_samples=3, recipe=TINY, examples=10, inception=path)["fid"]
+    assert min(x for row in found["by_subset"].values() for x in row.values()) > 0
+    assert np.isfinite([found["conditional_mean"], *found["unconditional"].values()]).all()
+    (kept,) = data.cache_dir().glob(f"inception/{found['weights'][:16]}-*.npz")
+    for file in (kept, path):
+        file.unlink()
 
 
 def test_every_picture_is_written_and_shows_something(run, metrics):

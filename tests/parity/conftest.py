@@ -1,6 +1,6 @@
 """Not collected by default: these tests need PyTorch and MultiVae, which `make parity` installs.
 
-They share the linear networks of tests/models.
+They share the linear networks of tests/models and the random weights of tests/evaluation.
 """
 
 import sys
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+for folder in ("models", "evaluation"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 
 @pytest.fixture(autouse=True, scope="session")
