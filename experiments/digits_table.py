@@ -91,11 +91,12 @@ def scores_of(config: TrainConfig, dataset: data.Dataset, classifiers: dict) -> 
 
 
 def cell(values: list[float]) -> str:
-    """Mean and standard error over seeds."""
+    """Mean and, of several seeds, standard error."""
     if np.isnan(values).any():
         return "-"
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return f"{np.mean(values):.3f} ± {error:.3f}"
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
 
 
 def main(config: Config) -> None:

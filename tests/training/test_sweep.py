@@ -35,7 +35,7 @@ def test_a_stopped_sweep_goes_on_and_takes_more_runs(tmp_path: Path) -> None:
     before = (tmp_path / "mmvae_beta1_seed0" / "metrics.jsonl").read_text()
     with pytest.raises(FileExistsError, match="--resume"):
         next(sweep(config(tmp_path, **part)))
-    more = config(tmp_path, systems=("mmvae",), steps=4, resume=True)
+    more = config(tmp_path, systems=("mmvae",), resume=True)
     results = [result for group in sweep(more) for result in group]
     assert len(results) == 4
     assert (tmp_path / "mmvae_beta1_seed0" / "metrics.jsonl").read_text() == before
