@@ -107,6 +107,22 @@ def sample(
     print(out)
 
 
+def report(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS...")],
+    out: Path,
+) -> None:
+    """Compare evaluated runs: the Pareto frontier, tables, samples, curves, in one HTML file.
+
+    Args:
+        runs: Run folders, and folders that contain some.
+        out: The HTML file to write; figures and their numbers go beside it as PNG and CSV.
+    """
+    from holderjax.evaluation import page
+
+    for file in page.write_report(runs, out):
+        print(file)
+
+
 def systems(modalities: int = 5) -> None:
     """Print the table of systems.
 
@@ -186,6 +202,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "generate": generate,
     "sample": sample,
+    "report": report,
     "systems": systems,
     "data": data,
 }
