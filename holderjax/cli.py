@@ -153,7 +153,7 @@ def systems(modalities: int = 5) -> None:
 
 @dataclass(frozen=True)
 class ListData:
-    """Print the data sets and what each needs on disk."""
+    """Print the data sets, what each needs on disk and which are prepared."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class ShowData:
     """Draw some examples: one row per example, one column per modality."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """A name that `holderjax data list` prints."""
+    """A name that `holderjax data list` prints, or the path of an .npz file."""
     out: Path
     """The picture to write."""
     rows: int = 8
@@ -174,21 +174,52 @@ class ShowData:
     """Folder of the official PolyMNIST tree, instead of building it."""
 
 
+@dataclass(frozen=True)
+class PrepareData:
+    """Read a data set's raw files once and keep them in the cache folder."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A name that `holderjax data list` prints."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="DIR")] = None
+    """Folder of the raw files; without, they are fetched where their licence allows it."""
+    seed: int | None = None
+    """Of pairing modalities at random, 0 if not given."""
+    modalities: int | None = None
+    """Of polymnist, 5 if not given."""
+    train_repeats: int | None = None
+    """Of mnist-svhn: in how many examples each training image occurs, 20 if not given."""
+    test_repeats: int | None = None
+    """The same of its test images, 5 if not given."""
+    replace: bool = False
+    """Take the place of what is prepared."""
+
+
 def data(
     command: Annotated[ListData, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[PrepareData, tyro.conf.subcommand("prepare", prefix_name=False)]
     | Annotated[ShowData, tyro.conf.subcommand("show", prefix_name=False)],
 ) -> None:
-    """List the data sets, or look at one."""
+    """List the data sets, prepare one, or look at one."""
     from holderjax import data
 
     if isinstance(command, ListData):
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("data set", "what it is", "modalities", "needs")
+        table = Table("data set", "what it is", "modalities", "needs", "prepared")
         for info in data.DATASETS.values():
-            table.add_row(info.name, info.description, info.modalities, info.needs)
+            state = "" if info.preparation is None else data.state(info.name)
+            table.add_row(info.name, info.description, info.modalities, info.needs, state)
         Console().print(table)
+    elif isinstance(command, PrepareData):
+        options = {
+            "seed": command.seed,
+            "num_modalities": command.modalities,
+            "train_repeats": command.train_repeats,
+            "test_repeats": command.test_repeats,
+        }
+        chosen = {name: value for name, value in options.items() if value is not None}
+        print(data.prepare(command.name, command.source, replace=command.replace, **chosen))
     else:
         paths = {name: getattr(command, name) for name in ("mnist", "backgrounds", "root")}
         given = {name: path for name, path in paths.items() if path is not None}

@@ -18,7 +18,10 @@ FLOORS = {
     "cli": 5,
 }
 # Flax itself imports rich.
-HEAVY = ("matplotlib", "sklearn", "skimage", "tensorboardX", "orbax.checkpoint", "PIL")
+HEAVY = (
+    *("matplotlib", "sklearn", "skimage", "tensorboardX", "orbax.checkpoint", "PIL"),
+    *("scipy.io", "tensorflow_datasets"),
+)
 
 
 def part_of(module: str) -> str:

@@ -4,16 +4,23 @@ from holderjax.data.cache import cache_dir
 from holderjax.data.dataset import Dataset, Split
 from holderjax.data.picture import show
 from holderjax.data.pipeline import epoch_indices, to_float
-from holderjax.data.registry import DATASETS, DatasetInfo, load
+from holderjax.data.prepared import is_prepared, state
+from holderjax.data.registry import DATASETS, DatasetInfo, is_file, load, prepare
+from holderjax.data.text import Vocabulary
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "DatasetInfo",
     "Split",
+    "Vocabulary",
     "cache_dir",
     "epoch_indices",
+    "is_file",
+    "is_prepared",
     "load",
+    "prepare",
     "show",
+    "state",
     "to_float",
 ]

@@ -10,8 +10,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from holderjax.data.text import Vocabulary
+
 # The batch dict uses this key for the observed-modality mask.
 RESERVED = "mask"
+TYPES = (np.uint8, np.int32, np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,8 +22,8 @@ class Split:
     """Aligned examples: row i of every modality, and of the labels, belongs to example i.
 
     Attributes:
-        arrays: modality name -> ``[N, *shape]``; uint8 for images (0..255), float32 for anything
-            else. The names' order is the modalities' order.
+        arrays: modality name -> ``[N, *shape]``; uint8 for images (0..255), int32 for ids of words,
+            float32 for anything else. The names' order is the modalities' order.
         labels: int32 ``[N]`` classes from 0, or None.
     """
 
@@ -56,12 +59,14 @@ class Dataset:
         train: the examples to learn from.
         test: the held-out examples.
         num_classes: labels lie in ``0 .. num_classes - 1``; 0 where there are none.
+        vocabularies: of the modalities that are texts, ids of symbols: what the ids stand for.
     """
 
     name: str
     train: Split
     test: Split
     num_classes: int = 0
+    vocabularies: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if list(self.train.shapes.items()) != list(self.test.shapes.items()):
@@ -82,6 +87,8 @@ class Dataset:
                 raise ValueError(
                     f"{split} label {examples.labels.max()} is not in 0 .. {self.num_classes - 1}"
                 )
+            for name, vocabulary in self.vocabularies.items():
+                _check_text(f"{split} {name!r}", examples.arrays.get(name), vocabulary)
 
     @classmethod
     def from_arrays(
@@ -138,9 +145,9 @@ class Dataset:
 def _length(name: str, array: np.ndarray) -> int:
     if name == RESERVED:
         raise ValueError(f"no modality may be called {name!r}: a batch keeps its mask there")
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.uint8, np.float32):
+    if not isinstance(array, np.ndarray) or array.dtype not in TYPES:
         found = getattr(array, "dtype", type(array).__name__)
-        raise ValueError(f"modality {name!r} must be a uint8 or float32 array, got {found}")
+        raise ValueError(f"modality {name!r} must be a uint8, int32 or float32 array, got {found}")
     if array.ndim == 0:
         raise ValueError(f"modality {name!r} must be [N, *shape], got a single number")
     if array.dtype == np.float32 and not np.isfinite(array).all():
@@ -156,6 +163,19 @@ def _check_labels(labels: np.ndarray, num_examples: int) -> None:
         raise ValueError(f"labels must be [{num_examples}], one an example, got {labels.shape}")
     if labels.min() < 0:
         raise ValueError(f"labels must be classes from 0, got {labels.min()}")
+
+
+def _check_text(what: str, ids: np.ndarray | None, vocabulary: Vocabulary) -> None:
+    if ids is None:
+        raise ValueError(f"{what} has a vocabulary, but there is no such modality")
+    if ids.ndim != 2 or ids.dtype == np.float32:
+        raise ValueError(f"{what} is a text, expected ids [N, length], got {ids.dtype} {ids.shape}")
+    for strange in (ids.min(), ids.max()):
+        if not 0 <= strange < len(vocabulary.symbols):
+            raise ValueError(
+                f"{what} holds the id {strange}, but its vocabulary ends at "
+                f"{len(vocabulary.symbols) - 1}"
+            )
 
 
 def _as_modality(name: str, values: ArrayLike) -> np.ndarray:

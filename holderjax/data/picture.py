@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 def show(dataset: Dataset, path: str | os.PathLike[str], rows: int = 8) -> None:
     """Write a PNG of test examples: one row each, one column a modality, the label beside it.
 
-    Images (``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]``) are drawn as such, anything else as a curve
-    of its values. Classes take turns, so that a few rows show many of them.
+    Images (``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]``) are drawn as such, texts are written out,
+    anything else is a curve of its values. Classes take turns, so that a few rows show many of
+    them.
 
     Raises:
         ValueError: if ``rows`` is below 1.
@@ -34,7 +36,11 @@ def show(dataset: Dataset, path: str | os.PathLike[str], rows: int = 8) -> None:
     axes = figure.subplots(len(chosen), len(names), squeeze=False)
     for row, example in zip(axes, chosen, strict=True):
         for axis, name in zip(row, names, strict=True):
-            _draw(axis, dataset.test.arrays[name][example])
+            values = dataset.test.arrays[name][example]
+            if name in dataset.vocabularies:
+                _write(axis, dataset.vocabularies[name].decode(values))
+            else:
+                _draw(axis, values)
         if dataset.test.labels is not None:
             row[0].set_ylabel(
                 str(dataset.test.labels[example]), rotation=0, va="center", ha="right"
@@ -54,6 +60,14 @@ def _take_turns(dataset: Dataset, rows: int) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         turn[members] = np.arange(len(members))
     return np.lexsort((labels, turn))[:rows]
+
+
+def _write(axis: Axes, text: str) -> None:
+    axis.set(xticks=[], yticks=[])
+    lines = textwrap.fill(text, 18)
+    # Smaller where there is more, so that 32 words stay inside their square.
+    size = 10 if len(text) <= 10 else 4
+    axis.text(0.5, 0.5, lines, fontsize=size, ha="center", va="center", parse_math=False)
 
 
 def _draw(axis: Axes, example: np.ndarray) -> None:

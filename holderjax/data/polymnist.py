@@ -1,7 +1,7 @@
 """PolyMNIST: MNIST digits, each modality over patches of its own picture.
 
 Sutter, Daunhawer, Vogt. Generalized Multimodal ELBO. ICLR 2021. Either read from the official
-tree of PNGs, or composed here from MNIST and a folder of pictures.
+tree of PNGs, or composed here from MNIST and a folder of pictures; prepared once, or each time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from holderjax.data import prepared
 from holderjax.data.compose import compose
 from holderjax.data.dataset import Dataset, Split
+from holderjax.data.examples import Examples, Source
 from holderjax.data.idx import read_mnist
 
 SIDE = 28
@@ -42,6 +44,9 @@ def load(
         num_modalities: how many modalities.
         seed: of the pairing and the patches, where the data is composed.
 
+    With no folder, what ``holderjax data prepare polymnist`` made is read; of more modalities than
+    asked for, the first ones.
+
     Returns:
         The data set; composed data is the same for the same seed and files.
 
@@ -51,6 +56,8 @@ def load(
     """
     if num_modalities < 1:
         raise ValueError(f"num_modalities must be at least 1, got {num_modalities}")
+    if root is None and mnist is None and backgrounds is None:
+        return _load_prepared(num_modalities)
     if root is not None and mnist is None and backgrounds is None:
         train, test = (_read_tree(Path(root) / s, num_modalities) for s in ("train", "test"))
     elif root is None and mnist is not None and backgrounds is not None:
@@ -65,6 +72,45 @@ def load(
             f"folder of pictures (backgrounds), got {_listing(given)}"
         )
     return Dataset("polymnist", train, test, num_classes=10)
+
+
+def read(folder: Path, *, num_modalities: int = 5, seed: int = 0) -> Source:
+    """The examples to prepare, from either source.
+
+    Args:
+        folder: the official tree, with ``train`` and ``test``; or MNIST's four IDX files beside
+            ``backgrounds``, a folder of pictures.
+        num_modalities: as in ``load``.
+        seed: as in ``load``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load``.
+    """
+    options: dict[str, Path]
+    if (folder / "train").is_dir():
+        options = {"root": folder}
+    else:
+        options = {"mnist": folder, "backgrounds": folder / "backgrounds"}
+    dataset = load(**options, num_modalities=num_modalities, seed=seed)
+    return Source(
+        {"train": Examples.of(dataset.train), "test": Examples.of(dataset.test)},
+        dataset.num_classes,
+    )
+
+
+def _load_prepared(num_modalities: int) -> Dataset:
+    dataset = prepared.load("polymnist")
+    names = list(dataset.modalities)
+    if num_modalities > len(names):
+        raise ValueError(
+            f"polymnist is prepared with {len(names)} modalities, expected {num_modalities}: "
+            f"holderjax data prepare polymnist --modalities {num_modalities} --replace"
+        )
+    train, test = (
+        Split({name: split.arrays[name] for name in names[:num_modalities]}, split.labels)
+        for split in (dataset.train, dataset.test)
+    )
+    return Dataset(dataset.name, train, test, dataset.num_classes)
 
 
 def _compose(

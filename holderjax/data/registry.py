@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from holderjax.data import digits, polymnist
+from holderjax.data import celebamask, cubicc, digits, mnist_svhn, npz, polymnist, prepared
+from holderjax.data.cache import cache_dir
 from holderjax.data.dataset import Dataset
+from holderjax.data.download import MNIST, SVHN, RemoteFile, fetch
+from holderjax.data.examples import Source
 from holderjax.naming import unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How the raw files of a data set become prepared records.
+
+    Attributes:
+        read: folder of the raw files, options -> the examples.
+        files: what that folder has to hold, and where to get it.
+        remote: the raw files, where anyone may fetch them.
+        terms: on which terms they are offered.
+    """
+
+    read: Callable[..., Source]
+    files: str
+    remote: tuple[RemoteFile, ...] = ()
+    terms: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +44,7 @@ class DatasetInfo:
         modalities: their names and shapes, in words.
         needs: what has to be on disk.
         loader: called with the options of ``load``.
+        preparation: how it is prepared; None where there is nothing to prepare.
     """
 
     name: str
@@ -29,7 +52,15 @@ class DatasetInfo:
     modalities: str
     needs: str
     loader: Callable[..., Dataset]
+    preparation: Preparation | None = None
 
+
+_MNIST_SVHN_FILES = (
+    "MNIST's four IDX files, gzipped or not (train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+    "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte), and SVHN's train_32x32.mat and "
+    "test_32x32.mat (http://ufldl.stanford.edu/housenumbers/)"
+)
+_MNIST_SVHN_TERMS = "MNIST: CC BY-SA 3.0. SVHN: for non-commercial use only."
 
 DATASETS = {
     row.name: row
@@ -45,9 +76,65 @@ DATASETS = {
             "polymnist",
             "MNIST over five pictures (60,000 train, 10,000 test)",
             "m0..m4: 28x28x3",
-            "root: the official tree of PNGs; or mnist: the four IDX files, "
+            "preparing; or root: the official tree of PNGs; or mnist: the four IDX files, "
             "and backgrounds: a folder of pictures",
             polymnist.load,
+            Preparation(
+                polymnist.read,
+                "either the official tree, {train,test}/m{0..4}/INDEX.LABEL.png "
+                "(see https://github.com/thomassutter/MoPoE), or MNIST's four IDX files and a "
+                "folder `backgrounds` with a picture for each modality",
+            ),
+        ),
+        DatasetInfo(
+            "mnist-svhn",
+            "the same digit in MNIST and SVHN (1,121,360 train, 50,000 test)",
+            "mnist: 28x28x1, svhn: 32x32x3",
+            "preparing",
+            partial(prepared.load, "mnist-svhn"),
+            Preparation(
+                partial(mnist_svhn.read, text=False),
+                _MNIST_SVHN_FILES,
+                MNIST + SVHN,
+                _MNIST_SVHN_TERMS,
+            ),
+        ),
+        DatasetInfo(
+            "mnist-svhn-text",
+            "mnist-svhn and the digit's English name (1,121,360 train, 50,000 test)",
+            "mnist: 28x28x1, svhn: 32x32x3, text: 8 letters",
+            "preparing",
+            partial(prepared.load, "mnist-svhn-text"),
+            Preparation(
+                partial(mnist_svhn.read, text=True),
+                _MNIST_SVHN_FILES,
+                MNIST + SVHN,
+                _MNIST_SVHN_TERMS,
+            ),
+        ),
+        DatasetInfo(
+            "cubicc",
+            "pictures of birds with captions, eight families (CUB-200-2011's split)",
+            "image: 64x64x3, caption: 32 words",
+            "preparing",
+            partial(prepared.load, "cubicc"),
+            Preparation(
+                cubicc.read,
+                "CUB_200_2011 (https://www.vision.caltech.edu/datasets/cub_200_2011/) and "
+                "text_c10, ten captions a picture (https://github.com/reedscot/cvpr2016)",
+            ),
+        ),
+        DatasetInfo(
+            "celebamask-hq",
+            "faces, masks of their parts, attributes (24,000 train, 3,000 test)",
+            "image: 128x128x3, face_mask: 128x128x1, attributes: 18",
+            "preparing",
+            partial(prepared.load, "celebamask-hq"),
+            Preparation(
+                celebamask.read,
+                "CelebA-HQ-img, CelebAMask-HQ-mask-anno and CelebAMask-HQ-attribute-anno.txt "
+                "(https://github.com/switchablenorms/CelebAMask-HQ)",
+            ),
         ),
     )
 }
@@ -57,18 +144,98 @@ def load(name: str, **options: Any) -> Dataset:
     """The data set called ``name``, read into memory.
 
     Args:
-        name: a key of ``DATASETS``.
+        name: a key of ``DATASETS``; or the path of an ``.npz`` file of your own, which holds
+            ``NAME_train`` and ``NAME_test`` for each modality, and perhaps ``labels_train`` and
+            ``labels_test`` (see ``holderjax.data.npz``).
         **options: what its loader takes (``DATASETS[name].loader``).
 
     Raises:
         ValueError: for an unknown name or option, or damaged files.
         FileNotFoundError: for files that are not where they should be.
     """
+    loader = partial(npz.load, Path(name).expanduser()) if is_file(name) else _info(name).loader
+    _check_options(name, options, loader)
+    return loader(**options)
+
+
+def is_file(name: str) -> bool:
+    """Whether ``load`` takes the name as the path of a user's own file."""
+    return name.endswith(".npz")
+
+
+def prepare(
+    name: str,
+    source: Path | None = None,
+    *,
+    replace: bool = False,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> Path:
+    """Read the raw files of the data set ``name`` once and keep them for ``load``.
+
+    The same files and options give the same records. Whatever stops this leaves what was prepared
+    before, or nothing.
+
+    Args:
+        name: a key of ``DATASETS``.
+        source: folder of the raw files; without, they are fetched into the cache folder, where
+            their licence allows that.
+        replace: whether to take the place of what is prepared.
+        say: told what is fetched, on which terms, and what is written.
+        **options: what its reader takes (``DATASETS[name].preparation.read``): seed, ...
+
+    Returns:
+        The folder of the prepared records.
+
+    Raises:
+        ValueError: for an unknown name or option, a data set that needs no preparation, or damaged
+            files.
+        FileNotFoundError: for missing files, saying what is needed.
+        FileExistsError: if it is prepared and not to be replaced.
+    """
+    preparation = _info(name).preparation
+    if preparation is None:
+        raise ValueError(f"{name} needs no preparation: it is ready to load")
+    _check_options(name, options, preparation.read)
+    if prepared.is_prepared(name) and not replace:
+        raise FileExistsError(
+            f"{name} is prepared already, in {prepared.location(name)}; to replace it: --replace"
+        )
+    if source is None:
+        source = _fetched(name, preparation, say)
+    elif not source.is_dir():
+        raise FileNotFoundError(f"there is no folder {source}; it should hold {preparation.files}")
+    examples = preparation.read(source, **options)
+    sizes = ", ".join(f"{part.size} {split}" for split, part in examples.splits.items())
+    say(f"writing {name}: {sizes}")
+    return prepared.write(name, examples, options)
+
+
+def _fetched(name: str, preparation: Preparation, say: Callable[[str], None]) -> Path:
+    if not preparation.remote:
+        raise FileNotFoundError(
+            f"the files of {name} are not fetched for you. Put into a folder DIR: "
+            f"{preparation.files}. Then: holderjax data prepare {name} --from DIR"
+        )
+    folder = cache_dir() / "downloads"
+    say(preparation.terms)
+    fetch(preparation.remote, folder, say)
+    return folder
+
+
+def _info(name: str) -> DatasetInfo:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    loader = DATASETS[name].loader
-    taken = inspect.signature(loader).parameters
+    return DATASETS[name]
+
+
+def _check_options(name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    fixed = function.keywords if isinstance(function, partial) else {}
+    taken = [
+        key
+        for key, parameter in inspect.signature(function).parameters.items()
+        if key not in fixed and key != "folder"
+    ]
     for option in options:
         if option not in taken:
             raise unknown(f"option of data set {name!r},", option, taken)
-    return loader(**options)

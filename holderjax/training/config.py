@@ -28,7 +28,8 @@ class SharedConfig:
     out: Path
     """The folder to make."""
     data: str = "digits"
-    """Which data: a name that `holderjax data list` lists."""
+    """Which data: a name that `holderjax data list` lists, or the path of an .npz file with the
+    arrays NAME_train and NAME_test for each modality."""
     steps: int = 2000
     """Optimiser steps in all."""
     beta_warmup: int = 0
@@ -119,7 +120,7 @@ class TrainConfig(SharedConfig):
         """
         for kind, name, known in (
             ("system", self.system, models.SYSTEMS),
-            ("data", self.data, data.DATASETS),
+            ("data", self.data, (self.data,) if data.is_file(self.data) else data.DATASETS),
             ("network", self.network, NETWORKS),
             ("decay", self.decay, ("constant", "cosine")),
             *(
@@ -222,10 +223,20 @@ def load_config(folder: Path) -> TrainConfig:
 
 
 def load_dataset(config: TrainConfig) -> data.Dataset:
-    """The data that the config names, from the paths that it names."""
+    """The data that the config names, from the paths that it names.
+
+    Raises:
+      ValueError: if a modality is a text: there is no network for it, and its ids are no levels.
+    """
     given = {key: getattr(config, name) for name, key in DATA_PATHS.items()}
     options = {key: path.expanduser() for key, path in given.items() if path is not None}
-    return data.load(config.data, **options)
+    dataset = data.load(config.data, **options)
+    if dataset.vocabularies:
+        texts = ", ".join(dataset.vocabularies)
+        raise ValueError(
+            f"data: {config.data!r} has texts ({texts}), and training has no network for texts"
+        )
+    return dataset
 
 
 def build_model(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> models.Model:

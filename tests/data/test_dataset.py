@@ -75,7 +75,7 @@ def test_labels_beyond_the_classes_are_refused():
 
 
 def test_a_split_takes_only_what_a_device_takes():
-    with pytest.raises(ValueError, match="uint8 or float32 array, got int64"):
+    with pytest.raises(ValueError, match="uint8, int32 or float32 array, got int64"):
         Split({"picture": IMAGES.astype(np.int64)})
     with pytest.raises(ValueError, match="int32 array, got int64"):
         Split({"picture": IMAGES}, LABELS.astype(np.int64))

@@ -202,7 +202,6 @@ def test_too_few_pictures_are_listed(composed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "got none"),
         ({"mnist": Path("a")}, "got mnist"),
         ({"root": Path("a"), "backgrounds": Path("b")}, "got root, backgrounds"),
         ({"root": Path("a"), "num_modalities": 0}, "num_modalities must be at least 1, got 0"),
