@@ -115,7 +115,7 @@ class Display:
 
     def message(self, text: str) -> None:
         """A line on the terminal, above the bar."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, step: int, losses: Sequence[float]) -> None:
         """The last step done, and the loss of every run that is going on."""
