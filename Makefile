@@ -36,7 +36,7 @@ demo: $(READY)
 	$(BIN)/python experiments/digits.py --out $(OUT) --resume $(if $(STEPS),--steps $(STEPS))
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m 'slow or not slow'

@@ -7,7 +7,6 @@ costs C M. Steps of all sizes alternate within one process; the figures are medi
 growth exponent is the slope of log time over log M.
 """
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ import jax
 import numpy as np
 import optax
 import tyro
-from device import device_name, file_name
+from common import results_file
 
 from holderjax import models
-from holderjax.evaluation.files import replacing
-
-RESULTS = Path(__file__).parent / "results"
+from holderjax.device import device_name
+from holderjax.files import write_json
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def main(config: Config) -> None:
             f"linear would be {count / first:.2f}"
         )
     print(f"growth exponent {slope:.2f}")
-    out = config.out or RESULTS / file_name("many_modalities")
+    out = config.out or results_file("many_modalities")
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {
         "device": device_name(),
@@ -111,8 +109,7 @@ def main(config: Config) -> None:
         "ratios": {count: median / medians[first] for count, median in medians.items()},
         "exponent": slope,
     }
-    with replacing(out) as file:
-        file.write((json.dumps(results, indent=2) + "\n").encode())
+    write_json(out, results)
     print(out)
 
 

@@ -19,10 +19,12 @@ from digits import DEFAULTS
 
 from holderjax import data
 from holderjax.cli import guarded
+from holderjax.device import device_name
 from holderjax.evaluation import load_classifiers
-from holderjax.evaluation.files import replacing
+from holderjax.evaluation.frontier import estimate
 from holderjax.evaluation.report import score
 from holderjax.evaluation.representation import linear_accuracy
+from holderjax.files import write_json, write_text
 from holderjax.models import SYSTEMS
 from holderjax.training import TrainConfig, load_run, train
 
@@ -60,7 +62,7 @@ COLUMNS = {
     "error": lambda s: np.mean(list(s["reconstruction"]["absolute_error"].values())),
     "z": lambda s: s["representation"]["joint"],
     "z given one": lambda s: np.mean(list(s["representation"]["z"].values())),
-    "w": lambda s: np.mean(list(s["representation"]["w"].values()) or [np.nan]),
+    "w": lambda s: np.mean(w) if (w := list(s["representation"]["w"].values())) else None,
 }
 
 
@@ -84,19 +86,9 @@ def scores_of(config: TrainConfig, dataset: data.Dataset, classifiers: dict) -> 
         scores["representation"] = linear_accuracy(
             run.model, run.params, dataset.train, dataset.test
         )
-        with replacing(file) as f:
-            f.write(json.dumps(scores, indent=2).encode())
+        write_json(file, scores)
     jax.clear_caches()  # of programs that the next row has no use for
     return json.loads(file.read_text())
-
-
-def cell(values: list[float]) -> str:
-    """Mean and, of several seeds, standard error."""
-    if np.isnan(values).any():
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
 
 
 def main(config: Config) -> None:
@@ -114,16 +106,16 @@ def main(config: Config) -> None:
             folder = config.out / f"{''.join(c for c in name if c not in ' ,()|')}-{seed}"
             run = replace(RECIPE, **ROWS[name], out=folder, seed=seed, resume=True)
             each.append(scores_of(run, dataset, classifiers))
-        cells = [cell([column(scores) for scores in each]) for column in COLUMNS.values()]
+        columns = [[column(scores) for scores in each] for column in COLUMNS.values()]
+        cells = ["-" if None in values else estimate(values).text(3) for values in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     lines.append(
-        f"\n{len(config.seeds)} seeds, mean ± standard error; {jax.devices()[0].device_kind}, "
+        f"\n{len(config.seeds)} seeds, mean ± standard error; {device_name()}, "
         f"JAX {jax.__version__}, {date.today().isoformat()}"
     )
     table = config.out / "table.md"
-    with replacing(table) as f:
-        f.write(("\n".join(lines) + "\n").encode())
+    write_text(table, "\n".join(lines) + "\n")
     print(table)
 
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
 from rich.console import Console
 from rich.table import Table
 
-from holderjax.evaluation.files import replacing
+from holderjax.device import device_name
+from holderjax.evaluation.frontier import estimate
+from holderjax.files import write_json
 from holderjax.models import Model
+from holderjax.training.population import take
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def compare(
         if name not in rows:
             raise ValueError(f"rows: expected some of {', '.join(rows)}; got {name!r}")
     record = {
-        "device": jax.devices()[0].device_kind,
+        "device": device_name(),
         "jax": jax.__version__,
         "config": {name: x for name, x in vars(config).items() if name not in ("out", "rows")},
         **facts,
@@ -90,21 +92,13 @@ def compare(
         start = time.perf_counter()
         if name not in results:
             params = train(rows[name], views, config)
-            each = [
-                score(rows[name], jax.tree.map(lambda x, i=i: x[i], params))
-                for i in range(config.seeds)
-            ]
+            each = [score(rows[name], take(params, i)) for i in range(config.seeds)]
             results[name] = {column: [row[column] for row in each] for column in each[0]}
-            with replacing(config.out) as file:
-                written = {**record, "rows": results}
-                file.write((json.dumps(written, indent=2) + "\n").encode())
+            write_json(config.out, {**record, "rows": results})
         if not table.rows:
             for column in results[name]:
                 table.add_column(column, justify="right")
-        cells = [
-            f"{np.mean(x):.3f} ± {np.std(x) / max(1, len(x) - 1) ** 0.5:.3f}"
-            for x in results[name].values()
-        ]
+        cells = [estimate(x).text(3) for x in results[name].values()]
         table.add_row(name, *cells)
         print(f"{name}: {', '.join(cells)} ({time.perf_counter() - start:.0f} s)", flush=True)
     Console().print(table)

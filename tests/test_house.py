@@ -10,7 +10,7 @@ import holderjax
 PACKAGE = Path(holderjax.__file__).parent
 # A part may import the parts of lower floors, and itself.
 FLOORS = {
-    **{"pooling": 0, "naming": 0},
+    **{"pooling": 0, "naming": 0, "files": 0, "device": 0},
     **{"networks": 1, "likelihoods": 1},
     **{"models": 2, "data": 2},
     "training": 3,

@@ -3,7 +3,7 @@
 from holderjax.data.cache import cache_dir
 from holderjax.data.dataset import Dataset, Split
 from holderjax.data.picture import show
-from holderjax.data.pipeline import epoch_indices, to_float
+from holderjax.data.pipeline import batches, epoch_indices, to_float
 from holderjax.data.prepared import is_prepared, state
 from holderjax.data.registry import DATASETS, DatasetInfo, is_file, load, prepare
 from holderjax.data.text import Vocabulary
@@ -14,6 +14,7 @@ __all__ = [
     "DatasetInfo",
     "Split",
     "Vocabulary",
+    "batches",
     "cache_dir",
     "epoch_indices",
     "is_file",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from holderjax.files import replacing
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -102,14 +103,10 @@ def _holds(path: Path, file: RemoteFile) -> bool:
 
 
 def _fetch(file: RemoteFile, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     digest, size = hashlib.sha256(), 0
-    try:
+    with replacing(path) as local:
         try:
-            with (
-                urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECONDS) as remote,
-                partial.open("wb") as local,
-            ):
+            with urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECONDS) as remote:
                 # One byte more than expected is enough to know.
                 while size <= file.size and (chunk := remote.read(_CHUNK)):
                     digest.update(chunk)
@@ -122,6 +119,3 @@ def _fetch(file: RemoteFile, path: Path) -> None:
                 f"{file.url} sent {size} bytes of SHA-256 {digest.hexdigest()}, expected "
                 f"{file.size} of {file.sha256}"
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import jax
@@ -14,6 +15,21 @@ def to_float(x: ArrayLike) -> Float[jax.Array, "..."]:
     """Bytes 0..255 to float32 in [0, 1]; floats are left as they are."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def batches(
+    arrays: Mapping[str, np.ndarray], names: Sequence[str], batch_size: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Batches of one size in order, and how many examples of each count: the rest is padding."""
+    total = len(arrays[names[0]])
+    # Equal parts: 297 examples at 256 a batch would otherwise be padded by 215.
+    size = -(-total // -(-total // batch_size))
+    for first in range(0, total, size):
+        index = np.arange(first, first + size)
+        yield (
+            min(size, total - first),
+            {name: arrays[name][np.minimum(index, total - 1)] for name in names},
+        )
 
 
 def epoch_indices(

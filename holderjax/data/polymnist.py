@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from holderjax.data.compose import compose
 from holderjax.data.dataset import Dataset, Split
 from holderjax.data.examples import Examples, Source
 from holderjax.data.idx import read_mnist
+from holderjax.data.images import at_least, exactly, read_image, read_images
 
 SIDE = 28
 # Of 255; a digit's pixel above it is ink.
@@ -131,23 +131,7 @@ def _read_pictures(folder: Path, number: int) -> list[UInt8[np.ndarray, "height 
             f"{folder} holds {len(names)} pictures ({_listing(names)}), expected at least "
             f"{number}, one for each modality"
         )
-    return [_read_picture(folder / name) for name in names[:number]]
-
-
-def _read_picture(file: Path) -> UInt8[np.ndarray, "height width 3"]:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        # Pillow reports a damaged PNG as a SyntaxError.
-        raise ValueError(f"{file} is not readable as a picture: {error}") from error
-    if min(pixels.shape[:2]) < SIDE:
-        raise ValueError(
-            f"{file} is {pixels.shape[0]}x{pixels.shape[1]}, expected at least {SIDE}x{SIDE}"
-        )
-    return pixels
+    return [read_image(folder / name, at_least(SIDE)) for name in names[:number]]
 
 
 def _read_tree(folder: Path, num_modalities: int) -> Split:
@@ -157,11 +141,12 @@ def _read_tree(folder: Path, num_modalities: int) -> Split:
         _check_aligned(folder, names[0], labels[names[0]], name, labels[name])
     # The order in which the modalities are aligned: by index.
     order = sorted(labels["m0"])
-    with ThreadPoolExecutor() as pool:
-        arrays = {
-            name: _read_pngs([folder / name / f"{i}.{labels[name][i]}.png" for i in order], pool)
-            for name in names
-        }
+    arrays = {
+        name: read_images(
+            [folder / name / f"{i}.{labels[name][i]}.png" for i in order], exactly(SIDE)
+        )
+        for name in names
+    }
     return Split(arrays, np.array([labels["m0"][i] for i in order], np.int32))
 
 
@@ -202,32 +187,6 @@ def _check_aligned(
                 f"{folder / name / f'{index}.{label}.png'} has label {label}, expected "
                 f"{expected[index]} as in {first}"
             )
-
-
-def _read_pngs(files: list[Path], pool: ThreadPoolExecutor) -> UInt8[np.ndarray, "N 28 28 3"]:
-    pixels = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
-
-    def read(row: int) -> None:
-        pixels[row] = _read_png(files[row])
-
-    for _ in pool.map(read, range(len(files))):
-        pass
-    return pixels
-
-
-def _read_png(file: Path) -> UInt8[np.ndarray, "28 28 3"]:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if image.size != (SIDE, SIDE) or image.mode != "RGB":
-                raise ValueError(
-                    f"{file} is {image.height}x{image.width} {image.mode}, expected "
-                    f"{SIDE}x{SIDE} RGB"
-                )
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file} is not readable as a PNG: {error}") from error
 
 
 def _names(folder: Path) -> list[str]:

@@ -182,6 +182,12 @@ def _generate(name: str, source: Source, made_with: Mapping[str, Any], folder: P
     shapes = _shapes(source.splits["train"])
     identifier = _identifier(name)
 
+    class Info(tfds.core.DatasetInfo):
+        """Of a data set that TFDS's servers do not know: asking them leaves a folder in /tmp."""
+
+        def initialize_from_bucket(self) -> None:
+            """Not asked."""
+
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """The records of one data set."""
 
@@ -189,7 +195,7 @@ def _generate(name: str, source: Source, made_with: Mapping[str, Any], folder: P
         name = identifier
 
         def _info(self) -> Any:
-            return tfds.core.DatasetInfo(
+            return Info(
                 builder=self,
                 description=f"holderjax: {name}",
                 # Bytes as they are: TFDS's default spends a variable-length integer on each.

@@ -55,12 +55,24 @@ class DatasetInfo:
     preparation: Preparation | None = None
 
 
-_MNIST_SVHN_FILES = (
-    "MNIST's four IDX files, gzipped or not (train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-    "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte), and SVHN's train_32x32.mat and "
-    "test_32x32.mat (http://ufldl.stanford.edu/housenumbers/)"
-)
-_MNIST_SVHN_TERMS = "MNIST: CC BY-SA 3.0. SVHN: for non-commercial use only."
+def _prepared(
+    name: str, description: str, modalities: str, preparation: Preparation
+) -> DatasetInfo:
+    """A row that is read from nothing but prepared records."""
+    loader = partial(prepared.load, name)
+    return DatasetInfo(name, description, modalities, "preparing", loader, preparation)
+
+
+def _mnist_svhn(text: bool) -> Preparation:
+    return Preparation(
+        partial(mnist_svhn.read, text=text),
+        "MNIST's four IDX files, gzipped or not (train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte), and SVHN's train_32x32.mat and "
+        "test_32x32.mat (http://ufldl.stanford.edu/housenumbers/)",
+        MNIST + SVHN,
+        "MNIST: CC BY-SA 3.0. SVHN: for non-commercial use only.",
+    )
+
 
 DATASETS = {
     row.name: row
@@ -86,50 +98,32 @@ DATASETS = {
                 "folder `backgrounds` with a picture for each modality",
             ),
         ),
-        DatasetInfo(
+        _prepared(
             "mnist-svhn",
             "the same digit in MNIST and SVHN (1,121,360 train, 50,000 test)",
             "mnist: 28x28x1, svhn: 32x32x3",
-            "preparing",
-            partial(prepared.load, "mnist-svhn"),
-            Preparation(
-                partial(mnist_svhn.read, text=False),
-                _MNIST_SVHN_FILES,
-                MNIST + SVHN,
-                _MNIST_SVHN_TERMS,
-            ),
+            _mnist_svhn(text=False),
         ),
-        DatasetInfo(
+        _prepared(
             "mnist-svhn-text",
             "mnist-svhn and the digit's English name (1,121,360 train, 50,000 test)",
             "mnist: 28x28x1, svhn: 32x32x3, text: 8 letters",
-            "preparing",
-            partial(prepared.load, "mnist-svhn-text"),
-            Preparation(
-                partial(mnist_svhn.read, text=True),
-                _MNIST_SVHN_FILES,
-                MNIST + SVHN,
-                _MNIST_SVHN_TERMS,
-            ),
+            _mnist_svhn(text=True),
         ),
-        DatasetInfo(
+        _prepared(
             "cubicc",
             "pictures of birds with captions, eight families (CUB-200-2011's split)",
             "image: 64x64x3, caption: 32 words",
-            "preparing",
-            partial(prepared.load, "cubicc"),
             Preparation(
                 cubicc.read,
                 "CUB_200_2011 (https://www.vision.caltech.edu/datasets/cub_200_2011/) and "
                 "text_c10, ten captions a picture (https://github.com/reedscot/cvpr2016)",
             ),
         ),
-        DatasetInfo(
+        _prepared(
             "celebamask-hq",
             "faces, masks of their parts, attributes (24,000 train, 3,000 test)",
             "image: 128x128x3, face_mask: 128x128x1, attributes: 18",
-            "preparing",
-            partial(prepared.load, "celebamask-hq"),
             Preparation(
                 celebamask.read,
                 "CelebA-HQ-img, CelebAMask-HQ-mask-anno and CelebAMask-HQ-attribute-anno.txt "

@@ -25,8 +25,8 @@ import optax
 from flax import nnx
 
 from holderjax import data
-from holderjax.evaluation.files import replacing
 from holderjax.evaluation.progress import track
+from holderjax.files import replacing
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import batches, join
+from holderjax.evaluation.examples import join
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -45,7 +45,7 @@ def cluster_probabilities(
         return model.clusters(params, key, batch).T
 
     counts, parts = [], []
-    for b, (count, batch) in enumerate(batches(arrays, tuple(model.modalities), batch_size)):
+    for b, (count, batch) in enumerate(data.batches(arrays, tuple(model.modalities), batch_size)):
         counts.append(count)
         parts.append(program(params, jax.random.fold_in(key, b), batch))
     return join(parts, counts).T

@@ -25,20 +25,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import batches, join
+from holderjax.evaluation.examples import join
 from holderjax.evaluation.progress import track
+from holderjax.evaluation.sampling import BATCH_SIZE, fold_in, prior_samples
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
     from holderjax.models import Model
-    from holderjax.models.model import Encodings
 
 Classifiers = Mapping[str, Callable[[Any], Any]]
 # "m0,m2", as `holderjax generate --observed` takes it -> target -> accuracy.
 Table = dict[str, dict[str, float]]
-
-BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -138,34 +136,13 @@ def generate_from_subsets(
         return predictions, errors
 
     counts, parts = [], []
-    total = list(batches(arrays, names, batch_size))
+    total = list(data.batches(arrays, names, batch_size))
     for b, (count, batch) in enumerate(track(total, "generating from subsets")):
         counts.append(count)
         keys = jnp.stack([fold_in(key, o, b) for o in range(len(subsets))])
         parts.append(program(params, classifiers, keys, batch))
     predictions, errors = jax.tree.map(lambda *x: join(x, counts), *parts)
     return Generated(names, subsets, predictions, errors)
-
-
-def fold_in(key: PRNGKeyArray, *numbers: int) -> PRNGKeyArray:
-    """One key per tuple of numbers."""
-    for number in numbers:
-        key = jax.random.fold_in(key, number)
-    return key
-
-
-def sample_given_others(
-    model: Model,
-    params: Any,
-    encodings: Encodings,
-    name: str,
-    key: PRNGKeyArray,
-    num_samples: int = 1,
-) -> Float[Array, "S B *shape"]:
-    """Samples of one modality given all the others, from encodings of a batch."""
-    mask = jnp.array([other != name for other in model.modalities])
-    z, w = model.latents(params, encodings, key, mask, num_samples=num_samples)
-    return model.decode(params, name, z, w)
 
 
 def mean_absolute_error(
@@ -252,21 +229,20 @@ def unconditional_coherence(
     Returns:
       A number in [0, 1].
     """
-    size = min(batch_size, num_samples)
 
     @jax.jit
-    def program(params: Any, classifiers: Classifiers, key: PRNGKeyArray) -> Bool[Array, " B"]:
-        samples = model.sample(params, key, size)
+    def agree(classifiers: Classifiers, samples: Any) -> Bool[Array, " B"]:
         each = [judge(samples[name]).argmax(-1) for name, judge in classifiers.items()]
         predicted = jnp.stack(each)
         return (predicted == predicted[0]).all(axis=0)
 
-    first = range(0, num_samples, size)
-    agree = [
-        np.asarray(program(params, classifiers, jax.random.fold_in(key, i)))
-        for i in track(first, "sampling from the prior")
+    batches = prior_samples(model, params, key, num_samples, batch_size)
+    number = -(-num_samples // batch_size)
+    parts = [
+        np.asarray(agree(classifiers, samples))[:count]
+        for count, samples in track(batches, "sampling from the prior", number)
     ]
-    return float(np.concatenate(agree)[:num_samples].mean())
+    return float(np.concatenate(parts).mean())
 
 
 def pairwise_distance(samples: Float[Array, "S ..."]) -> Float[Array, ""]:
@@ -307,12 +283,13 @@ def conditional_diversity(
     def program(params: Any, keys: PRNGKeyArray, batch: Any) -> dict[str, Array]:
         batch = {name: data.to_float(x) for name, x in batch.items()}
         encodings = model.encodings(params, batch)
-        return {
-            name: pairwise_distance(
-                sample_given_others(model, params, encodings, name, key, num_samples)
-            )
-            for name, key in zip(names, keys, strict=True)
-        }
+
+        def distance(name: str, key: PRNGKeyArray) -> Array:
+            others = jnp.array([other != name for other in names])
+            latents = model.latents(params, encodings, key, others, num_samples=num_samples)
+            return pairwise_distance(model.decode(params, name, *latents))
+
+        return {name: distance(name, key) for name, key in zip(names, keys, strict=True)}
 
     keys = jnp.stack([jax.random.fold_in(key, t) for t in range(len(names))])
     found = program(params, keys, {name: arrays[name] for name in names})

@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 from holderjax import data
 from holderjax.evaluation import inception
 from holderjax.evaluation.classifiers import DAMAGE, image_modalities
-from holderjax.evaluation.files import replacing
 from holderjax.evaluation.frechet import Gaussian, Measure, fit_real
 from holderjax.evaluation.inception import Weights
+from holderjax.files import replacing
 
 logger = logging.getLogger(__name__)
 

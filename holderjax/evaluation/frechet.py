@@ -16,20 +16,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.coherence import Table, fold_in
-from holderjax.evaluation.examples import batches
+from holderjax.evaluation.coherence import Table
 from holderjax.evaluation.progress import track
+from holderjax.evaluation.sampling import BATCH_SIZE, latents_given_subsets, prior_samples
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, PRNGKeyArray
 
     from holderjax.models import Model
-
-BATCH_SIZE = 256
 
 # By modality: images in [0, 1], [B, H, W, C], to features [B, F]; callable pytrees.
 Extractors = Mapping[str, Callable[[Any], Any]]
@@ -146,7 +143,7 @@ def measure(extractors: Extractors, arrays: Mapping[str, np.ndarray]) -> Measure
 
 def fit_real(extractor: Callable[[Any], Any], images: np.ndarray) -> Gaussian:
     """The fit to the features of real images, as a data set holds them, [N, *shape]."""
-    total = list(batches({"images": images}, ("images",), BATCH_SIZE))
+    total = list(data.batches({"images": images}, ("images",), BATCH_SIZE))
     return fit(
         np.concatenate(
             [
@@ -164,12 +161,11 @@ def frechet_distances(
     arrays: Mapping[str, np.ndarray],
     subsets: Bool[np.ndarray, "O M"],
     key: PRNGKeyArray,
-    prior_samples: int,
+    num_prior_samples: int,
 ) -> dict[str, Distances]:
     """Distances of generated images from the real ones; every measure sees the same samples.
 
-    One sample per example of each modality that is not observed, for every observed subset. What
-    is drawn given one subset does not depend on which others are asked for.
+    One sample per example of each modality that is not observed, for every observed subset.
 
     Args:
       model: of at least two modalities.
@@ -178,38 +174,13 @@ def frechet_distances(
       arrays: real examples by modality, [N, *shape].
       subsets: the observed modalities as masks.
       key: PRNG key.
-      prior_samples: for the unconditional distance.
+      num_prior_samples: for the unconditional distance.
 
     Returns:
       By the measures' names.
     """
-    keys = jax.random.split(key)
-    given = conditional_distances(model, params, measures, arrays, subsets, keys[0])
-    prior = prior_distances(model, params, measures, keys[1], prior_samples)
-    return {kind: Distances(given[kind], prior[kind]) for kind in measures}
-
-
-def conditional_distances(
-    model: Model,
-    params: Any,
-    measures: Mapping[str, Measure],
-    arrays: Mapping[str, np.ndarray],
-    subsets: Bool[np.ndarray, "O M"],
-    key: PRNGKeyArray,
-) -> dict[str, Table]:
-    """By measure, observed names and target; arguments as of `frechet_distances`."""
     names = tuple(model.modalities)
-    # Which modalities are observed, as one number: the key of a subset's samples.
-    numbers = [sum(seen << i for i, seen in enumerate(mask)) for mask in subsets.tolist()]
-
-    @jax.jit
-    def draw(params: Any, keys: PRNGKeyArray, batch: Any) -> Any:
-        """Latents given each subset: leading axes [O, 1, B]."""
-        batch = {name: data.to_float(x) for name, x in batch.items()}
-        encodings = model.encodings(params, batch)
-        return jax.lax.map(
-            lambda args: model.latents(params, encodings, *args), (keys, jnp.asarray(subsets))
-        )
+    key_given, key_prior = jax.random.split(key)
 
     @partial(jax.jit, static_argnums=0)
     def decode(name: str, params: Any, latents: Any) -> Any:
@@ -217,13 +188,9 @@ def conditional_distances(
 
     # All latents first, which are small; then one subset after the other, so that no more features
     # are held at once than one distance needs.
-    counts, latents = [], []
-    for b, (count, batch) in enumerate(batches(arrays, names, BATCH_SIZE)):
-        counts.append(count)
-        keys = jnp.stack([fold_in(key, number, b) for number in numbers])
-        latents.append(draw(params, keys, batch))
-
-    tables: dict[str, Table] = {kind: {} for kind in measures}
+    drawn = latents_given_subsets(model, params, arrays, subsets, key_given)
+    counts, latents = zip(*drawn, strict=True)
+    given: dict[str, Table] = {kind: {} for kind in measures}
     for o, mask in enumerate(track(subsets, "Fréchet distances by subset")):
         observed = ",".join(name for name, seen in zip(names, mask, strict=True) if seen)
         for name, seen in zip(names, mask, strict=True):
@@ -233,29 +200,16 @@ def conditional_distances(
                     for batch in latents
                 )
                 for kind, x in distances_of(measures, name, images, counts).items():
-                    tables[kind].setdefault(observed, {})[name] = x
-    return tables
+                    given[kind].setdefault(observed, {})[name] = x
 
-
-def prior_distances(
-    model: Model,
-    params: Any,
-    measures: Mapping[str, Measure],
-    key: PRNGKeyArray,
-    num_samples: int,
-) -> dict[str, dict[str, float]]:
-    """By measure and modality; arguments as of `frechet_distances`."""
-    size = min(BATCH_SIZE, num_samples)
-    program = jax.jit(lambda params, key: model.sample(params, key, size))
-    first = range(0, num_samples, size)
-    counts = [min(size, num_samples - i) for i in first]
-    samples = [jax.device_get(program(params, jax.random.fold_in(key, i))) for i in first]
-    found: dict[str, dict[str, float]] = {kind: {} for kind in measures}
-    for name in track(list(model.modalities), "Fréchet distances of prior samples"):
-        images = (batch[name] for batch in samples)
+    samples = prior_samples(model, params, key_prior, num_prior_samples)
+    counts, batches = zip(*((count, jax.device_get(x)) for count, x in samples), strict=True)
+    unconditional: dict[str, dict[str, float]] = {kind: {} for kind in measures}
+    for name in track(names, "Fréchet distances of prior samples"):
+        images = (batch[name] for batch in batches)
         for kind, x in distances_of(measures, name, images, counts).items():
-            found[kind][name] = x
-    return found
+            unconditional[kind][name] = x
+    return {kind: Distances(given[kind], unconditional[kind]) for kind in measures}
 
 
 def distances_of(

@@ -62,6 +62,13 @@ class Estimate:
     standard_error: float | None
     count: int
 
+    def text(self, decimals: int) -> str:
+        """The mean, and its standard error if there is one."""
+        text = f"{self.mean:.{decimals}f}"
+        if self.standard_error is not None:
+            text += f" ± {self.standard_error:.{decimals}f}"
+        return text
+
 
 @dataclass(frozen=True)
 class Point:

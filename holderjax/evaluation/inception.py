@@ -27,8 +27,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from holderjax import data
 from holderjax.evaluation.classifiers import DAMAGE
-from holderjax.evaluation.files import replacing
 from holderjax.evaluation.torch_files import read_state_dict
+from holderjax.files import replacing
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

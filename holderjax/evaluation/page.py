@@ -17,7 +17,6 @@ from typing import Any, Literal
 from PIL import Image
 
 from holderjax.evaluation.figures import Comparison, draw, frontier_figure, training_figure
-from holderjax.evaluation.files import replacing
 from holderjax.evaluation.frontier import (
     Estimate,
     Score,
@@ -36,6 +35,7 @@ from holderjax.evaluation.runs import (
     shown,
     sort_runs,
 )
+from holderjax.files import replacing
 
 # Pictures in a run folder, and what they show.
 GRIDS = {
@@ -333,19 +333,11 @@ def decimals_for(values: Sequence[float]) -> int:
     return max(0, 3 - math.floor(math.log10(largest)))
 
 
-def number_text(found: Estimate, decimals: int) -> str:
-    """A mean, and its standard error if there is one."""
-    text = f"{found.mean:.{decimals}f}"
-    if found.standard_error is not None:
-        text += f" ± {found.standard_error:.{decimals}f}"
-    return text
-
-
 def estimate_cell(found: Estimate | None, seeds: int, decimals: int, best: bool) -> str:
     """A table's cell with an estimate."""
     if found is None:
         return cell(NONE)
-    text = number_text(found, decimals)
+    text = found.text(decimals)
     if found.count != seeds:
         text += f" (n = {found.count})"
     if not best:
@@ -409,7 +401,7 @@ def own_figures(section: Section, row: Reference) -> list[str]:
             continue
         value = estimate_score([run.metrics for run in group.runs], row.path)
         if value is not None:
-            text = number_text(value, decimals_for([value.mean]))
+            text = value.text(decimals_for([value.mean]))
             seeds = plural(value.count, "seed")
             found.append(f"{text} ({group.curve}, β {shown(group.beta)}, {seeds})")
     return found

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from holderjax import data
 from holderjax.evaluation.coherence import Table, by_subset_size
-from holderjax.evaluation.files import replacing
+from holderjax.files import replacing
 from holderjax.naming import unknown
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from holderjax import data
+from holderjax.device import device_name
 from holderjax.evaluation.classifiers import RECIPE, Recipe, accuracy, load_classifiers
 from holderjax.evaluation.clustering import cluster_probabilities, clustering_scores
 from holderjax.evaluation.coherence import (
@@ -34,10 +35,10 @@ from holderjax.evaluation.coherence import (
 )
 from holderjax.evaluation.examples import first_examples
 from holderjax.evaluation.fid import fid_measure
-from holderjax.evaluation.files import replacing
 from holderjax.evaluation.frechet import Distances, Measure, frechet_distances, measure
 from holderjax.evaluation.inception import load_inception
 from holderjax.evaluation.representation import linear_accuracy
+from holderjax.files import write_json
 from holderjax.training import load_run
 from holderjax.training.logging import read_metrics
 
@@ -117,8 +118,7 @@ def evaluate(
             run.model, run.params, split.arrays, jax.random.fold_in(key, 4)
         )
         metrics["clustering"] = clustering_scores(probabilities.argmax(axis=1), split.labels)
-    with replacing(run.path / METRICS_JSON) as file:
-        file.write((json.dumps(metrics, indent=2) + "\n").encode())
+    write_json(run.path / METRICS_JSON, metrics)
     files = [run.path / METRICS_JSON, *write_pictures(run, split, dataset.num_classes, metrics)]
     console = Console()
     console.print(score_table(metrics))
@@ -137,7 +137,7 @@ def describe(run: Run, checkpoint: str, split: data.Split, seed: int) -> dict[st
         "step": run.step,
         "examples": len(split),
         "seed": seed,
-        "device": jax.devices()[0].device_kind,
+        "device": device_name(),
         "versions": {name: version(name) for name in ("holderjax", "jax", "flax", "numpy")},
     }
 

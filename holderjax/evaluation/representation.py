@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import batches, first_examples
+from holderjax.evaluation.examples import first_examples
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -81,7 +81,7 @@ def representations(
     everything = np.ones(len(names), bool)
     alone = dict(zip(names, np.eye(len(names), dtype=bool), strict=True))
     parts = []
-    for count, batch in batches(arrays, names, batch_size):
+    for count, batch in data.batches(arrays, names, batch_size):
         joint, w = program(params, batch, everything)
         z = {name: program(params, batch, mask)[0] for name, mask in alone.items()}
         parts.append(jax.tree.map(lambda x, n=count: x[:n], {"joint": joint, "z": z, "w": w}))

@@ -200,13 +200,12 @@ def shared_kl(
     KL(q_k || rho): in closed form where rho is one Gaussian and one sample is drawn, otherwise
     log q_k(z_k) - log rho(z_k).
     """
-    samples = len(z)
     log_q = (posterior if kl == "mixture" else components.densities).log_prob(z)
 
     def one_view(v: int) -> Float[Array, "S K B"]:
         reference = views.references[v]
         rho: GaussianMixture = prior if reference is None else _view(posterior, reference)
-        if kl == "components" and len(rho.log_weights) == 1 and samples == 1:
+        if kl == "components" and len(rho.log_weights) == 1 and len(z) == 1:
             q = jax.tree.map(lambda x: x[:, v], components.densities)
             return q.kl(jax.tree.map(lambda x: x[0], rho.components))[None]
         return log_q[:, :, v] - rho.log_prob(z[:, :, v])

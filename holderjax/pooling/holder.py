@@ -84,14 +84,15 @@ def holder_pool(
     index, log_coefficient = _multisets(experts.mean.shape[0], order)
     components, log_mass = normalized_geometric_mean(_factors(experts, index))
     log_mass = _weighted(log_mass, log_weights, index, log_coefficient)
+    log_normalizer = -jax.nn.logsumexp(log_mass, axis=0)
     members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
     return HolderPosterior(
         components,
-        jax.nn.log_softmax(log_mass, axis=0),
+        log_mass + log_normalizer,
         jnp.asarray(members),
         experts,
         log_weights,
-        -jax.nn.logsumexp(log_mass, axis=0),
+        log_normalizer,
         order,
     )
 

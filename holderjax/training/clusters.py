@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from holderjax.data import to_float
+from holderjax.data import batches, to_float
 from holderjax.models import Model
 
 if TYPE_CHECKING:
@@ -74,12 +74,10 @@ def fit_clusters(
         return posterior.mean(), posterior.variance()
 
     parts = []
-    for first in range(0, count, BATCH_SIZE):
-        # Whole batches, so that one program serves all of them; the last may overlap.
-        first = max(0, min(first, count - BATCH_SIZE))
-        batch = {name: x[first : first + BATCH_SIZE] for name, x in arrays.items()}
-        parts.append(jax.device_get(moments(params, batch)))
-    mean, variance = (np.concatenate(x).astype(np.float64) for x in zip(*parts, strict=True))
+    first = {name: x[:count] for name, x in arrays.items()}
+    for size, batch in batches(first, tuple(model.modalities), BATCH_SIZE):
+        parts.append([np.asarray(x, np.float64)[:size] for x in moments(params, batch)])
+    mean, variance = (np.concatenate(x) for x in zip(*parts, strict=True))
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     assigned = KMeans(system.clusters, n_init=INITIALISATIONS, random_state=seed).fit_predict(mean)
     clusters = [assigned == c for c in range(system.clusters)]

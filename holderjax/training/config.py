@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holderjax import data, models
+from holderjax.files import write_json
 from holderjax.likelihoods import Laplace
 from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, Prior, PrivatePrior
 from holderjax.naming import unknown
 from holderjax.networks import NETWORKS
-from holderjax.training.files import write_atomically
 
 # Where each path-valued setting goes in `data.load`, and the data sets that take it.
 DATA_PATHS = {"polymnist": "root", "mnist": "mnist", "backgrounds": "backgrounds"}
@@ -185,7 +185,7 @@ class TrainConfig(SharedConfig):
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` into the folder, atomically."""
-        write_atomically(folder / CONFIG_FILE, json.dumps(self.to_json(), indent=2) + "\n")
+        write_json(folder / CONFIG_FILE, self.to_json())
 
 
 def load_config(folder: Path) -> TrainConfig:

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 
 from holderjax.data import Dataset
+from holderjax.device import device_name
+from holderjax.files import write_json
 from holderjax.training.config import CONFIG_FILE, TrainConfig, load_config
-from holderjax.training.files import write_atomically
 from holderjax.training.logging import METRICS_FILE
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def open_folder(config: TrainConfig, dataset: Dataset, devices: Sequence[jax.Dev
                 config.out,
                 ", ".join(changed),
             )
-    write_atomically(path, json.dumps(versions, indent=2) + "\n")
+    write_json(path, versions)
 
 
 def describe_versions(dataset: Dataset, devices: Sequence[jax.Device]) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def describe_versions(dataset: Dataset, devices: Sequence[jax.Device]) -> dict[s
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: version(name) for name in PACKAGES},
-        "devices": [device.device_kind for device in devices],
+        "devices": [device_name(device) for device in devices],
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from holderjax.training.files import write_atomically
+from holderjax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 PLAIN_LINE_SECONDS = 10.0
@@ -38,7 +38,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def trim_metrics(folder: Path, step: int) -> list[dict[str, Any]]:
     """Drop the lines beyond ``step``, atomically; returns those that stay."""
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    write_atomically(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+    write_text(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,13 +193,13 @@ class Programs:
       dispatch: (replicas [devices, P, ...], first, last) to replicas and metrics
         [devices, P, S, ...] of the steps between.
       test_loss: parameters [P, ...] to held-out losses [P].
-      fit_clusters: (a run's index, its parameters) to parameters with other clusters.
+      with_clusters: (replicas, the indices of runs) to replicas with new clusters in these runs.
       devices: that share each batch.
     """
 
     dispatch: Callable[[TrainState, int, int], tuple[TrainState, Any]]
     test_loss: Callable[[Any], Any]
-    fit_clusters: Callable[[int, Any], Any]
+    with_clusters: Callable[[TrainState, Iterable[int]], TrainState]
     devices: list[jax.Device]
 
     @classmethod
@@ -237,8 +237,13 @@ class Programs:
         def test_loss(params: Any) -> Any:
             return jax.device_get(held_out(params, test_examples, held_out_keys, betas))
 
-        def with_clusters(i: int, params: Any) -> Any:
-            return fit_clusters(model, params, dataset.train.arrays, keys[i].clusters)
+        def with_clusters(replicas: TrainState, going: Iterable[int]) -> TrainState:
+            states = jax.device_get(unreplicate(replicas))
+            each = [take(states, i) for i in range(len(configs))]
+            for i in going:
+                params = fit_clusters(model, each[i].params, dataset.train.arrays, keys[i].clusters)
+                each[i] = replace(each[i], params=params)
+            return replicate(stack(each), devices)
 
         return cls(dispatch, test_loss, with_clusters, devices)
 
@@ -265,14 +270,50 @@ def run_steps(
     """
     config = members[0].config
     replicas = replicate(stack([member.state for member in members]), programs.devices)
-    going, failed = dict(enumerate(members)), {}
+    recorder = Recorder(members, programs, display)
+    # The dispatch whose metrics are still to be looked at, so that the device need not wait.
+    pending: tuple[int, int, Any] | None = None
+    for first, last in dispatches(first_step, config.steps, config.log_every):
+        if first == config.fit_clusters:
+            if pending:
+                recorder.record(*pending)
+                pending = None
+            replicas = programs.with_clusters(replicas, recorder.going)
+        replicas, metrics = programs.dispatch(replicas, first, last)
+        if pending:
+            recorder.record(*pending)
+        pending = first, last, metrics
+        if last % config.checkpoint_every == 0 or last == config.steps or stop.requested:
+            recorder.record(*pending, unreplicate(replicas))
+            pending = None
+            if stop.requested:
+                recorder.tell_stop(last)
+                raise KeyboardInterrupt
+        if not recorder.going:
+            break
+    return recorder.failed
 
-    def record(first: int, last: int, metrics: Any, state: TrainState | None = None) -> None:
+
+class Recorder:
+    """Writes what a population's dispatches have made; drops the runs that become non-finite.
+
+    Attributes:
+      going: the runs that have not failed, by their index in the population.
+      failed: why the others have, by folder.
+    """
+
+    def __init__(self, members: Sequence[Member], programs: Programs, display: Display) -> None:
+        """Of these runs, by their programs, telling the display."""
+        self.going = dict(enumerate(members))
+        self.failed: dict[Path, NonFiniteLoss] = {}
+        self._programs, self._display = programs, display
+
+    def record(self, first: int, last: int, metrics: Any, state: TrainState | None = None) -> None:
         """Look at the metrics of a dispatch; with the state after it, write checkpoints."""
         every_step = flatten(jax.device_get(unreplicate(metrics)))
-        test_losses = None if state is None else programs.test_loss(state.params)
+        test_losses = None if state is None else self._programs.test_loss(state.params)
         state, losses = jax.device_get(state), []
-        for i, member in list(going.items()):
+        for i, member in list(self.going.items()):
             try:
                 averages = interval_metrics(
                     first, last, {name: x[i] for name, x in every_step.items()}, member.checkpoints
@@ -284,40 +325,18 @@ def run_steps(
                     member.log.log(last, averages)
                 losses.append(averages["loss"])
             except NonFiniteLoss as error:
-                failed[member.config.out] = error
-                del going[i]
-                if going:
-                    display.message(f"{member.config.out}: {error}")
+                self.failed[member.config.out] = error
+                del self.going[i]
+                if self.going:
+                    self._display.message(f"{member.config.out}: {error}")
         if losses:
-            display.show(last, losses)
+            self._display.show(last, losses)
 
-    # The dispatch whose metrics are still to be looked at, so that the device need not wait.
-    pending: tuple[int, int, Any] | None = None
-    for first, last in dispatches(first_step, config.steps, config.log_every):
-        if first == config.fit_clusters:
-            if pending:
-                record(*pending)
-                pending = None
-            states = jax.device_get(unreplicate(replicas))
-            each = [take(states, i) for i in range(len(members))]
-            for i in going:
-                each[i] = replace(each[i], params=programs.fit_clusters(i, each[i].params))
-            replicas = replicate(stack(each), programs.devices)
-        replicas, metrics = programs.dispatch(replicas, first, last)
-        if pending:
-            record(*pending)
-        pending = first, last, metrics
-        if last % config.checkpoint_every == 0 or last == config.steps or stop.requested:
-            record(*pending, unreplicate(replicas))
-            pending = None
-            if stop.requested:
-                for member in going.values():
-                    member.checkpoints.wait()
-                    display.message(f"stopped at step {last}: {member.checkpoints.path(last)}")
-                raise KeyboardInterrupt
-        if not going:
-            break
-    return failed
+    def tell_stop(self, step: int) -> None:
+        """Once the checkpoints of this step are written, say where they are."""
+        for member in self.going.values():
+            member.checkpoints.wait()
+            self._display.message(f"stopped at step {step}: {member.checkpoints.path(step)}")
 
 
 def save(member: Member, step: int, state: TrainState, averages: dict[str, Any]) -> None:

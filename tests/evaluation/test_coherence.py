@@ -22,10 +22,10 @@ from fake_models import (
     read_class,
 )
 
+from holderjax.data import batches
 from holderjax.evaluation.classifiers import accuracy
 from holderjax.evaluation.coherence import (
     all_subsets,
-    batches,
     by_subset_size,
     class_diversity,
     coherence_table,

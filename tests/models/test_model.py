@@ -293,8 +293,8 @@ def test_every_likelihood_generates_its_mean(batch):
     params = model.init(KEY)
     x = {"image": jnp.ones((2, 2, 2, 1))}
     for samples, leading in (
-        (model.generate(params, KEY, x, ("image",), 3), (3, 2)),
-        (model.sample(params, KEY, 6), (6,)),
+        (quick_jit(lambda x: model.generate(params, KEY, x, ("image",), 3))(x), (3, 2)),
+        (quick_jit(lambda key: model.sample(params, key, 6))(KEY), (6,)),
     ):
         assert {n: s.shape for n, s in samples.items()} == {
             "flags": (*leading, 3),
@@ -304,7 +304,7 @@ def test_every_likelihood_generates_its_mean(batch):
         assert ((samples["flags"] > 0) & (samples["flags"] < 1)).all()
         np.testing.assert_allclose(samples["tokens"].sum(axis=-1), 1.0, rtol=1e-5)
     full = x | {"flags": jnp.ones((2, 3)), "tokens": jnp.zeros((2, 4), int)}
-    assert jnp.isfinite(model.loss(params, full, KEY)[0])
+    assert jnp.isfinite(quick_jit(model.loss)(params, full, KEY)[0])
 
 
 def test_a_modality_s_weight_multiplies_its_log_likelihood(batch):

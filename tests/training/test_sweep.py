@@ -13,23 +13,17 @@ def config(out: Path, **changes) -> SweepConfig:
     return SweepConfig(out=out, **tiny_run.SETTINGS | {"steps": 4} | settings | changes)
 
 
-def test_a_sweep_is_ordinary_runs_of_every_combination(tmp_path: Path) -> None:
-    results = [result for group in sweep(config(tmp_path)) for result in group]
+def test_a_sweep_is_every_combination(tmp_path: Path) -> None:
+    groups = config(tmp_path).groups()
     names = [
-        f"{system}_beta{beta}_seed{seed}"
+        [f"{system}_beta{beta}_seed{seed}" for beta in ("1", "2.5") for seed in (0, 3)]
         for system in ("mmvae", "holder")
-        for beta in ("1", "2.5")
-        for seed in (0, 3)
     ]
-    assert [result.path.name for result in results] == names
-    for name in names:
-        run = load_run(tmp_path / name)
-        settings = run.config.system, f"{run.config.beta:g}", run.config.seed
-        assert name == "{}_beta{}_seed{}".format(*settings)
-        assert run.step == 4
+    assert [[run.out.name for run in group] for group in groups] == names
+    assert [group[0].system for group in groups] == ["mmvae", "holder"]
 
 
-def test_a_stopped_sweep_goes_on_and_takes_more_runs(tmp_path: Path) -> None:
+def test_a_stopped_sweep_goes_on_and_takes_more_ordinary_runs(tmp_path: Path) -> None:
     part = {"systems": ("mmvae",), "seeds": (0,)}
     next(sweep(config(tmp_path, **part)))
     before = (tmp_path / "mmvae_beta1_seed0" / "metrics.jsonl").read_text()
@@ -38,6 +32,11 @@ def test_a_stopped_sweep_goes_on_and_takes_more_runs(tmp_path: Path) -> None:
     more = config(tmp_path, systems=("mmvae",), resume=True)
     results = [result for group in sweep(more) for result in group]
     assert len(results) == 4
+    for result in results:
+        run = load_run(result.path)
+        settings = run.config.system, f"{run.config.beta:g}", run.config.seed
+        assert result.path == tmp_path / "{}_beta{}_seed{}".format(*settings)
+        assert run.step == 4
     assert (tmp_path / "mmvae_beta1_seed0" / "metrics.jsonl").read_text() == before
 
 

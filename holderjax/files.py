@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` once its block has ended without an error.
+
+    The content is on the disk before it has the name: also ``kill -9`` and power cuts leave the old
+    file or the new one.
 
     Args:
       path: of the file to make or to replace; its folder is made if need be.
@@ -30,3 +34,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file by a text, as UTF-8."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file by a value as JSON, for people to read as well."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holderjax.evaluation.files import replacing
+from holderjax.files import replacing
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
