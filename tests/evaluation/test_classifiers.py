@@ -48,10 +48,8 @@ def no_training(monkeypatch):
     return lambda: monkeypatch.setattr(classifiers, "train_classifier", train)
 
 
-# The hardest by default: each takes twenty seconds to train.
-@pytest.mark.parametrize(
-    "name", ["m1", *(pytest.param(f"m{i}", marks=pytest.mark.slow) for i in (0, 2, 3, 4))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"m{i}" for i in range(5)])
 def test_every_modality_of_digits_is_recognised(name):
     digits = data.load("digits")
     judge = load_classifier(digits, name)

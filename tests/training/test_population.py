@@ -86,6 +86,7 @@ def test_a_member_that_becomes_non_finite_leaves_the_others_alone(
     assert not list((bad.out / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_clusters_are_each_members_own(tmp_path: Path) -> None:
     options = {"system": "cmvae", "clusters": 3, "fit_clusters": 4, "steps": 8}
     train_population(configs(tmp_path / "together", **options))
