@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Likelihood(Protocol):
-    """What a modality needs of its likelihood."""
+    """What a modality needs of its likelihood; derive from it for what most of them share."""
 
     def param_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the decoder's output for one example of the given shape."""
-        ...
+        return shape
 
     def log_prob(self, params: Array, x: Array) -> Array:
         """Elementwise log p(x | params) in nats, [..., *shape]."""
@@ -32,6 +32,18 @@ class Likelihood(Protocol):
         """E[x | params], [..., *shape] (class probabilities for a categorical)."""
         ...
 
+    def as_mean(self, x: Array) -> Array:
+        """x in the shape and on the scale of `mean` (one-hot for a categorical)."""
+        return x
+
+    def decide(self, mean: Array) -> Array:
+        """The value to show for a mean, in its shape (the likeliest class for a categorical)."""
+        return mean
+
+    def error(self, mean: Array, x: Array) -> Array:
+        """Absolute error, [..., *shape] (0 or 1 for the likeliest class of a categorical)."""
+        return jnp.abs(mean - x)
+
 
 def _check_scale(scale: float) -> None:
     if not scale > 0:
@@ -39,16 +51,13 @@ def _check_scale(scale: float) -> None:
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Laplace(Likelihood):
     """Laplace(params, scale): the field's choice for images in [0, 1] (MMVAE+, appendix)."""
 
     scale: float = 0.75
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
-
-    def param_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
 
     def log_prob(
         self, params: Float[Array, "... *shape"], x: Float[Array, "... *shape"]
@@ -60,16 +69,13 @@ class Laplace:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Likelihood):
     """N(params, scale^2)."""
 
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
-
-    def param_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
 
     def log_prob(
         self, params: Float[Array, "... *shape"], x: Float[Array, "... *shape"]
@@ -82,11 +88,8 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(Likelihood):
     """Bernoulli with logits ``params``; x in [0, 1] (masks, attributes)."""
-
-    def param_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
 
     def log_prob(
         self, params: Float[Array, "... *shape"], x: Float[Array, "... *shape"]
@@ -98,7 +101,7 @@ class Bernoulli:
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(Likelihood):
     """Categorical over ``num_classes`` with logits ``params``; x holds integers (tokens)."""
 
     num_classes: int
@@ -118,3 +121,14 @@ class Categorical:
 
     def mean(self, params: Float[Array, "... *shape C"]) -> Float[Array, "... *shape C"]:
         return jax.nn.softmax(params, axis=-1)
+
+    def as_mean(self, x: Int[Array, "... *shape"]) -> Float[Array, "... *shape C"]:
+        return jax.nn.one_hot(x, self.num_classes)
+
+    def decide(self, mean: Float[Array, "... *shape C"]) -> Float[Array, "... *shape C"]:
+        return self.as_mean(mean.argmax(axis=-1))
+
+    def error(
+        self, mean: Float[Array, "... *shape C"], x: Int[Array, "... *shape"]
+    ) -> Float[Array, "... *shape"]:
+        return (mean.argmax(axis=-1) != x).astype(mean.dtype)

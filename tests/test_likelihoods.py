@@ -68,6 +68,10 @@ def test_categorical():
     expected = stats.multinomial(1, p).logpmf(np.eye(5)[x])
     np.testing.assert_allclose(likelihood.log_prob(params, x), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(likelihood.mean(params), p, rtol=1e-4, atol=1e-6)
+    decided = likelihood.decide(p)
+    np.testing.assert_array_equal(decided, np.eye(5)[p.argmax(axis=-1)])
+    np.testing.assert_array_equal(likelihood.as_mean(x), np.eye(5)[x])
+    np.testing.assert_array_equal(likelihood.error(p, x), p.argmax(axis=-1) != x)
 
 
 @pytest.mark.parametrize("kind", [Laplace, Gaussian])

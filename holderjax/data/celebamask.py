@@ -57,7 +57,8 @@ def read(folder: Path) -> Source:
         {
             split: _examples(folder, attributes, range(start, stop))
             for split, start, stop in zip(SHARES, bounds[:-1], bounds[1:], strict=True)
-        }
+        },
+        binary=("face_mask", "attributes"),
     )
 
 

@@ -60,6 +60,7 @@ class Dataset:
         test: the held-out examples.
         num_classes: labels lie in ``0 .. num_classes - 1``; 0 where there are none.
         vocabularies: of the modalities that are texts, ids of symbols: what the ids stand for.
+        binary: the modalities whose values are yes or no, 1 or 0 (255 or 0 in images).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Dataset:
     test: Split
     num_classes: int = 0
     vocabularies: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    binary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.train.shapes.items()) != list(self.test.shapes.items()):
@@ -89,6 +91,8 @@ class Dataset:
                 )
             for name, vocabulary in self.vocabularies.items():
                 _check_text(f"{split} {name!r}", examples.arrays.get(name), vocabulary)
+            for name in self.binary:
+                _check_binary(f"{split} {name!r}", examples.arrays.get(name))
 
     @classmethod
     def from_arrays(
@@ -104,7 +108,7 @@ class Dataset:
         Args:
             name: what to call it.
             train: modality name -> ``[N, *shape]``; uint8 images in 0..255, anything else becomes
-                float32 and reaches the model unscaled.
+                float32 and reaches the model unscaled. Bool arrays are binary modalities.
             test: the same modalities, held out.
             train_labels: integers ``[N]`` from 0, or None; needed for coherence, never for
                 training.
@@ -122,6 +126,7 @@ class Dataset:
             Split({key: _as_modality(key, x) for key, x in train.items()}, labels[0]),
             Split({key: _as_modality(key, x) for key, x in test.items()}, labels[1]),
             max((int(x.max()) + 1 for x in labels if x is not None and x.size), default=0),
+            binary=tuple(key for key, x in train.items() if np.asarray(x).dtype == bool),
         )
 
     @property
@@ -168,14 +173,24 @@ def _check_labels(labels: np.ndarray, num_examples: int) -> None:
 def _check_text(what: str, ids: np.ndarray | None, vocabulary: Vocabulary) -> None:
     if ids is None:
         raise ValueError(f"{what} has a vocabulary, but there is no such modality")
-    if ids.ndim != 2 or ids.dtype == np.float32:
-        raise ValueError(f"{what} is a text, expected ids [N, length], got {ids.dtype} {ids.shape}")
+    if ids.ndim != 2 or ids.dtype != np.int32:
+        raise ValueError(
+            f"{what} is a text, expected int32 ids [N, length], got {ids.dtype} {ids.shape}"
+        )
     for strange in (ids.min(), ids.max()):
         if not 0 <= strange < len(vocabulary.symbols):
             raise ValueError(
                 f"{what} holds the id {strange}, but its vocabulary ends at "
                 f"{len(vocabulary.symbols) - 1}"
             )
+
+
+def _check_binary(what: str, values: np.ndarray | None) -> None:
+    if values is None:
+        raise ValueError(f"{what} is said to be binary, but there is no such modality")
+    yes = 255 if values.dtype == np.uint8 else 1
+    if not ((values == 0) | (values == yes)).all():
+        raise ValueError(f"{what} is binary, expected values of 0 and {yes} alone")
 
 
 def _as_modality(name: str, values: ArrayLike) -> np.ndarray:

@@ -44,8 +44,10 @@ class Source:
         splits: "train", "test" and whatever else the data set defines.
         num_classes: as in ``Dataset``.
         vocabularies: as in ``Dataset``.
+        binary: as in ``Dataset``.
     """
 
     splits: Mapping[str, Examples]
     num_classes: int = 0
     vocabularies: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    binary: tuple[str, ...] = ()

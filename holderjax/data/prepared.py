@@ -27,7 +27,7 @@ from holderjax.data.examples import Examples, Source
 from holderjax.data.text import Vocabulary
 
 # Of the layout of the records; another version is prepared anew.
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 BLOCK = 64
 # TFDS holds the blocks of a shard in memory until it is written.
 SHARD_BYTES = 1 << 27
@@ -133,6 +133,7 @@ def load(name: str) -> Dataset:
             splits["test"],
             num_classes=metadata["num_classes"],
             vocabularies=vocabularies,
+            binary=tuple(metadata["binary"]),
         )
     # ArrayRecord reports damage as a RuntimeError; the others are of damaged descriptions.
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -216,6 +217,7 @@ def _generate(name: str, source: Source, made_with: Mapping[str, Any], folder: P
                         modality: dataclasses.asdict(vocabulary)
                         for modality, vocabulary in source.vocabularies.items()
                     },
+                    binary=list(source.binary),
                     options=dict(made_with),
                 ),
             )

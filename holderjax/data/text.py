@@ -46,7 +46,7 @@ def digit_names(labels: Int[np.ndarray, " N"], rng: np.random.Generator) -> Int[
     The offset is uniform over all at which the name still fits into the eight characters.
     """
     ids = {letter: i for i, letter in enumerate(LETTERS.symbols)}
-    names = np.zeros((len(DIGIT_NAMES), NAME_LENGTH), np.uint8)
+    names = np.zeros((len(DIGIT_NAMES), NAME_LENGTH), np.int32)
     for digit, name in enumerate(DIGIT_NAMES):
         names[digit, : len(name)] = [ids[letter] for letter in name]
     lengths = np.array([len(name) for name in DIGIT_NAMES])[labels]

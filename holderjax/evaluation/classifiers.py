@@ -1,6 +1,6 @@
-"""One small convolutional classifier per image modality: the judges of coherence.
+"""One small convolutional classifier per modality, image or text: the judges of coherence.
 
-Each is trained once on the real training images of its modality and kept in the cache folder of
+Each is trained once on the real training examples of its modality and kept in the cache folder of
 the data, under a key of everything that it was trained on and with.
 """
 
@@ -29,7 +29,7 @@ from holderjax.evaluation.progress import track
 from holderjax.files import replacing
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+    from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 logger = logging.getLogger(__name__)
 
@@ -143,31 +143,71 @@ class Network(nnx.Module):
         return jax.nn.relu(self.dense0(x))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph"])
+class TextNetwork(nnx.Module):
+    """Windows of three symbols, the strongest of each feature, two dense layers: to logits.
+
+    Wherever in the text a word is, it looks the same.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], num_classes: int, recipe: Recipe, *, rngs: nnx.Rngs
+    ) -> None:
+        width = recipe.widths[-1]
+        self.embedding = nnx.Linear(shape[-1], width, use_bias=False, rngs=rngs)
+        self.windows = nnx.Linear(3 * width, recipe.hidden, rngs=rngs)
+        self.dense0 = nnx.Linear(recipe.hidden, recipe.hidden, rngs=rngs)
+        self.dense1 = nnx.Linear(recipe.hidden, num_classes, rngs=rngs)
+        self.dropout = nnx.Dropout(recipe.dropout)
+
+    def __call__(
+        self, x: Float[Array, "B L S"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B K"]:
+        """Logits; with a key, features are dropped at random."""
+        keys = [None, None] if key is None else jax.random.split(key)
+        x = self.features(x, keys[0])
+        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
+
+    def features(
+        self, x: Float[Array, "B L S"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B F"]:
+        """What the last layer reads; with a key, what that reads is dropped at random."""
+        x = jnp.pad(self.embedding(x), ((0, 0), (1, 1), (0, 0)))
+        windows = jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=-1)
+        x = jax.nn.relu(self.windows(windows)).max(axis=1)
+        x = self.dropout(x, deterministic=key is None, rngs=key)
+        return jax.nn.relu(self.dense0(x))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph", "rank"])
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network, a pytree; call it on images [..., H, W, C] for logits [..., K].
+    """A trained network, a pytree; call it on examples [..., *shape] for logits [..., K].
 
-    Values beyond [0, 1], which a decoder may give, count as the black or white that they look like.
+    Examples are images [H, W, C], or texts, one-hot [L, S]. Values beyond [0, 1], which a decoder
+    may give, count as the black or white that they look like.
 
     Attributes:
       graph: the network without its parameters.
       params: nested dicts of arrays.
+      rank: of one example's shape.
     """
 
     graph: Any
     params: Any
+    rank: int = 3
 
-    def __call__(self, images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch K"]:
-        return self._apply(Network.__call__, images)
+    def __call__(self, examples: Float[Array, "*batch_shape"]) -> Float[Array, "*batch K"]:
+        return self._apply("__call__", examples)
 
-    def features(self, images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch F"]:
+    def features(self, examples: Float[Array, "*batch_shape"]) -> Float[Array, "*batch F"]:
         """The activations that the last layer reads."""
-        return self._apply(Network.features, images)
+        return self._apply("features", examples)
 
-    def _apply(self, method: Callable[..., Array], images: Array) -> Array:
-        flat = jnp.clip(images, 0, 1).reshape(-1, *images.shape[-3:])
-        return method(nnx.merge(self.graph, self.params), flat).reshape(*images.shape[:-3], -1)
+    def _apply(self, method: str, examples: Array) -> Array:
+        batch, shape = examples.shape[: -self.rank], examples.shape[-self.rank :]
+        flat = jnp.clip(examples, 0, 1).reshape(-1, *shape)
+        network = nnx.merge(self.graph, self.params)
+        return getattr(network, method)(flat).reshape(*batch, -1)
 
 
 def image_modalities(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -175,25 +215,37 @@ def image_modalities(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, x in arrays.items() if x.ndim == 4 and x.dtype == np.uint8]
 
 
+def num_symbols(dataset: data.Dataset, name: str) -> int | None:
+    """The size of a text's vocabulary; None for a modality that is no text."""
+    vocabulary = dataset.vocabularies.get(name)
+    return None if vocabulary is None else len(vocabulary.symbols)
+
+
+def judged_modalities(dataset: data.Dataset) -> list[str]:
+    """The names of those modalities that a classifier can read: images and texts."""
+    images = image_modalities(dataset.train.arrays)
+    return [name for name in dataset.modalities if name in images or name in dataset.vocabularies]
+
+
 def load_classifiers(dataset: data.Dataset, recipe: Recipe = RECIPE) -> dict[str, Classifier]:
-    """A classifier for every image modality, from the cache or else trained and put there.
+    """A classifier for every image and text, from the cache or else trained and put there.
 
     Args:
       dataset: whose training split is learned.
       recipe: how.
 
     Returns:
-      Classifiers by modality; modalities that are no images are left out.
+      Classifiers by modality; modalities that are neither are left out.
 
     Raises:
-      ValueError: if no modality is an image, or the data has no labels.
+      ValueError: if no modality is an image or a text, or the data has no labels.
     """
-    names = image_modalities(dataset.train.arrays)
+    names = judged_modalities(dataset)
     if dataset.train.labels is None:
         raise ValueError(f"classifiers: the data {dataset.name!r} has no labels to learn")
     if not names:
         raise ValueError(
-            "classifiers: expected at least one image modality, uint8 [H, W, C], got "
+            "classifiers: expected at least one image, uint8 [H, W, C], or text, got "
             f"{dataset.modalities}"
         )
     return {name: load_classifier(dataset, name, recipe) for name in names}
@@ -206,22 +258,24 @@ def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -
 
     Args:
       dataset: whose training split is learned.
-      name: of an image modality.
+      name: of an image or a text.
       recipe: how.
 
     Returns:
       The classifier.
 
     Raises:
-      ValueError: if the modality is no image.
+      ValueError: if the modality is neither.
     """
-    images = dataset.train.arrays[name]
-    if name not in image_modalities(dataset.train.arrays):
+    examples = dataset.train.arrays[name]
+    if name not in judged_modalities(dataset):
         raise ValueError(
-            f"classifiers: {name!r} should be an image, uint8 [H, W, C], "
-            f"got {images.dtype} {list(images.shape[1:])}"
+            f"classifiers: {name!r} should be an image, uint8 [H, W, C], or a text, "
+            f"got {examples.dtype} {list(examples.shape[1:])}"
         )
-    build = partial(new_classifier, images.shape[1:], dataset.num_classes, recipe)
+    symbols = num_symbols(dataset, name)
+    shape = (*examples.shape[1:], *([symbols] if symbols else []))
+    build = partial(new_classifier, shape, dataset.num_classes, recipe)
     path = cache_path(dataset, name, recipe)
     if path.exists():
         try:
@@ -230,9 +284,10 @@ def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -
             logger.warning("%s is damaged (%s): training the classifier again", path, error)
     classifier = train_classifier(
         build(jax.random.key(0)),
-        images,
+        examples,
         dataset.train.labels,
         recipe,
+        symbols,
         description=f"training the classifier of {name}",
     )
     write_classifier(path, classifier)
@@ -247,27 +302,31 @@ def cache_path(dataset: data.Dataset, name: str, recipe: Recipe) -> Path:
 
 
 def new_classifier(
-    shape: tuple[int, int, int], num_classes: int, recipe: Recipe, key: PRNGKeyArray
+    shape: tuple[int, ...], num_classes: int, recipe: Recipe, key: PRNGKeyArray
 ) -> Classifier:
-    """An untrained classifier of images of this shape."""
-    graph, state = nnx.split(Network(shape, num_classes, recipe, rngs=nnx.Rngs(key)))
-    return Classifier(graph, nnx.to_pure_dict(state))
+    """An untrained classifier of images [H, W, C], or of one-hot texts [L, S]."""
+    network = Network if len(shape) == 3 else TextNetwork
+    graph, state = nnx.split(network(shape, num_classes, recipe, rngs=nnx.Rngs(key)))
+    return Classifier(graph, nnx.to_pure_dict(state), len(shape))
 
 
 def train_classifier(
     classifier: Classifier,
-    images: UInt8[np.ndarray, "N H W C"],
+    examples: Integer[np.ndarray, "N ..."],
     labels: Int[np.ndarray, " N"],
     recipe: Recipe,
+    num_symbols: int | None = None,
+    *,
     description: str,
 ) -> Classifier:
-    """Train on all the images: smoothed cross-entropy, AdamW, random turns, stretches and shifts.
+    """Train on all examples: smoothed cross-entropy, AdamW; images turned, stretched and shifted.
 
     Args:
       classifier: where to start.
-      images: uint8.
+      examples: images, uint8 [N, H, W, C], or texts, ids [N, L].
       labels: integers in [0, K).
       recipe: how.
+      num_symbols: of the texts' vocabulary.
       description: of the progress bar.
 
     Returns:
@@ -275,17 +334,17 @@ def train_classifier(
     """
     params = classifier.params
     moments = optimizer(recipe).init(params)
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    examples, labels = jnp.asarray(examples), jnp.asarray(labels)
     size = recipe.steps_per_dispatch
     for first in track(range(0, recipe.steps, size), description):
         indices = data.epoch_indices(0, len(labels), recipe.batch_size, first, size)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(1)))(first + jnp.arange(size))
         params, moments = train_steps(
-            recipe, classifier.graph, params, moments, images, labels, indices, keys
+            recipe, num_symbols, classifier.graph, params, moments, examples, labels, indices, keys
         )
         # Dispatching is asynchronous: without this the bar would fill at once and then stand.
         jax.block_until_ready(params)
-    return Classifier(classifier.graph, params)
+    return dataclasses.replace(classifier, params=params)
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -294,13 +353,14 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adamw(schedule, weight_decay=recipe.weight_decay)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def train_steps(
     recipe: Recipe,
+    num_symbols: int | None,
     graph: Any,
     params: Any,
     moments: Any,
-    images: UInt8[Array, "N H W C"],
+    examples: Integer[Array, "N ..."],
     labels: Int[Array, " N"],
     indices: Int[Array, "S B"],
     keys: PRNGKeyArray,
@@ -317,7 +377,10 @@ def train_steps(
         params, moments = carry
         index, key = now
         augment_key, dropout_key = jax.random.split(key)
-        batch = augment(augment_key, data.to_float(images[index]), recipe)
+        if num_symbols is None:
+            batch = augment(augment_key, data.to_float(examples[index]), recipe)
+        else:
+            batch = jax.nn.one_hot(examples[index], num_symbols)
         gradient = jax.grad(loss)(params, batch, labels[index], dropout_key)
         updates, moments = optimizer(recipe).update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), None
@@ -386,15 +449,17 @@ def read_classifier(path: Path, build: Callable[[PRNGKeyArray], Classifier]) -> 
             return jnp.asarray(leaf)
 
         params = jax.tree_util.tree_map_with_path(read, template.params)
-    return Classifier(template.graph, params)
+    return dataclasses.replace(template, params=params)
 
 
-def accuracy(classifier: Callable[[Array], Array], images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images whose largest logit is the label's.
+def accuracy(
+    classifier: Callable[[Array], Array], examples: np.ndarray, labels: np.ndarray
+) -> float:
+    """The share of examples whose largest logit is the label's.
 
     Args:
-      classifier: a pytree that maps images in [0, 1] to logits.
-      images: uint8, [N, H, W, C].
+      classifier: a pytree that maps images in [0, 1], or one-hot texts, to logits.
+      examples: uint8 images, or one-hot texts.
       labels: integers, [N].
 
     Returns:
@@ -402,13 +467,13 @@ def accuracy(classifier: Callable[[Array], Array], images: np.ndarray, labels: n
     """
     size = 1000
     predicted = [
-        np.asarray(predict(classifier, images[first : first + size]))
-        for first in range(0, len(images), size)
+        np.asarray(predict(classifier, examples[first : first + size]))
+        for first in range(0, len(examples), size)
     ]
     return float(np.mean(np.concatenate(predicted) == labels))
 
 
 @jax.jit
-def predict(classifier: Callable[[Array], Array], images: Array) -> Int[Array, " N"]:
-    """The classes of real images, uint8 [N, H, W, C]."""
-    return classifier(data.to_float(images)).argmax(-1)
+def predict(classifier: Callable[[Array], Array], examples: Array) -> Int[Array, " N"]:
+    """The classes of real examples, uint8 images or one-hot texts."""
+    return classifier(data.to_float(examples)).argmax(-1)

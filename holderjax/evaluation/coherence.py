@@ -30,7 +30,7 @@ from holderjax.evaluation.progress import track
 from holderjax.evaluation.sampling import BATCH_SIZE, fold_in, prior_samples
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
     from holderjax.models import Model
 
@@ -111,8 +111,8 @@ def generate_from_subsets(
         nobody = jnp.full((num_samples, len(batch[names[0]])), -1)
 
         def draw(key: PRNGKeyArray, mask: Array) -> Callable[[str], Array]:
-            z, w = model.latents(params, encodings, key, mask, num_samples=num_samples)
-            return lambda name: model.decode(params, name, z, w)
+            latents = model.latents(params, encodings, key, mask, num_samples=num_samples)
+            return lambda name: decided(model, params, name, latents)
 
         def judge(args: tuple[PRNGKeyArray, Array]) -> dict[str, Array]:
             key, mask = args
@@ -129,7 +129,7 @@ def generate_from_subsets(
         predictions = jax.lax.map(judge, (keys[:-1], jnp.asarray(subsets[:-1])))
         decode = draw(keys[-1], jnp.asarray(subsets[-1]))
         samples = {name: decode(name) for name in names}
-        errors = {name: mean_absolute_error(samples[name], batch[name]) for name in names}
+        errors = {name: mean_error(model, name, samples[name], batch[name]) for name in names}
         for name, classifier in classifiers.items():
             classes = classifier(samples[name]).argmax(-1)
             predictions[name] = jnp.concatenate([predictions[name], classes[None]])
@@ -145,11 +145,17 @@ def generate_from_subsets(
     return Generated(names, subsets, predictions, errors)
 
 
-def mean_absolute_error(
-    samples: Float[Array, "S B *shape"], x: Float[Array, "B *shape"]
+def mean_error(
+    model: Model, name: str, samples: Float[Array, "S B *mean"], x: Shaped[Array, "B *shape"]
 ) -> Float[Array, " B"]:
-    """Over samples and elements, one for each example."""
-    return jnp.abs(samples - x).mean(axis=(0, *range(2, samples.ndim)))
+    """The likelihood's error of samples, over samples and elements, one for each example."""
+    errors = model.modalities[name].likelihood.error(samples, x)
+    return errors.mean(axis=(0, *range(2, errors.ndim)))
+
+
+def decided(model: Model, params: Any, name: str, latents: Any) -> Float[Array, "S B *mean"]:
+    """The values that one modality shows, from its latents: see `Likelihood.decide`."""
+    return model.modalities[name].likelihood.decide(model.decode(params, name, *latents))
 
 
 def coherence_table(generated: Generated, labels: Int[np.ndarray, " N"]) -> Table:
@@ -232,7 +238,8 @@ def unconditional_coherence(
 
     @jax.jit
     def agree(classifiers: Classifiers, samples: Any) -> Bool[Array, " B"]:
-        each = [judge(samples[name]).argmax(-1) for name, judge in classifiers.items()]
+        shown = {name: model.modalities[name].likelihood.decide(samples[name]) for name in samples}
+        each = [judge(shown[name]).argmax(-1) for name, judge in classifiers.items()]
         predicted = jnp.stack(each)
         return (predicted == predicted[0]).all(axis=0)
 
@@ -287,7 +294,7 @@ def conditional_diversity(
         def distance(name: str, key: PRNGKeyArray) -> Array:
             others = jnp.array([other != name for other in names])
             latents = model.latents(params, encodings, key, others, num_samples=num_samples)
-            return pairwise_distance(model.decode(params, name, *latents))
+            return pairwise_distance(decided(model, params, name, latents))
 
         return {name: distance(name, key) for name, key in zip(names, keys, strict=True)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ from holderjax.naming import unknown
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-    from holderjax.models import Model
     from holderjax.training import Run
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -100,17 +100,30 @@ class Grid:
             aspect="auto",
         )
 
-    def images(self, x: float, y: float, images: Float[np.ndarray, "S H W C"]) -> None:
-        """A row of images."""
-        for i, image in enumerate(images):
-            self.image(x + offset(i), y, image)
+    def words(self, x: float, y: float, text: str) -> None:
+        """A text in the middle of a tile, smaller where there is more of it."""
+        size, width = (7, 8) if len(text) <= 8 else (3, 13)
+        lines = "\n".join(textwrap.wrap(text, width, max_lines=8, placeholder="…"))
+        self.text(x + 0.5, y + 0.5, lines, ha="center", fontsize=size, parse_math=False)
 
-    def observed(self, x: float, y: float, image: Float[np.ndarray, "H W C"] | None) -> None:
-        """An image, or a gray tile in the place of one that was not observed."""
-        if image is None:
+    def value(self, x: float, y: float, value: np.ndarray | str) -> None:
+        """An image or a text."""
+        if isinstance(value, str):
+            self.words(x, y, value)
+        else:
+            self.image(x, y, value)
+
+    def values(self, x: float, y: float, values: Sequence[np.ndarray | str]) -> None:
+        """A row of images or texts."""
+        for i, value in enumerate(values):
+            self.value(x + offset(i), y, value)
+
+    def observed(self, x: float, y: float, value: np.ndarray | str | None) -> None:
+        """An image or a text, or a gray tile in the place of one that was not observed."""
+        if value is None:
             self.axes.add_patch(Rectangle((x, y), 1, 1, facecolor="#EAEAEA", edgecolor="none"))
         else:
-            self.image(x, y, image)
+            self.value(x, y, value)
 
     def frame(self, x: float, y: float, columns: int, rows: int) -> None:
         """A line around so many tiles."""
@@ -160,7 +173,7 @@ def conditional_grid(
       The path.
 
     Raises:
-      ValueError: for a name that is no modality, for none, and if no modality is an image.
+      ValueError: for a name that is no modality, for none, and if nothing can be drawn.
     """
     observed_mask(tuple(run.model.modalities), observed)
     split = run.dataset().test
@@ -181,7 +194,7 @@ def conditional_grids(
 
     On the left of a row is what was observed of an example, then come several samples of every
     modality. Framed samples are of a modality that was observed, so they are reconstructions.
-    Modalities that are no images may be observed but are not drawn.
+    Modalities that are neither images nor texts may be observed but are not drawn.
 
     Args:
       run: whose model.
@@ -196,10 +209,10 @@ def conditional_grids(
       The path.
 
     Raises:
-      ValueError: for a name that is no modality, for none, and if no modality is an image.
+      ValueError: for a name that is no modality, for none, and if nothing can be drawn.
     """
     names = tuple(run.model.modalities)
-    shown = shown_modalities(run.model)
+    shown = shown_modalities(run)
     masks = [observed_mask(names, subset) for subset in subsets]
     index = rows_of_all_classes(split, rows)
     batch = {name: np.asarray(data.to_float(split.arrays[name][index])) for name in names}
@@ -218,11 +231,13 @@ def conditional_grids(
         y = top + i * block
         grid.text(MARGIN, y + offset(len(index)) / 2, labels[i], fontsize=9)
         generated = jax.device_get(generate(run.params, key, batch, mask))
+        samples_of = {name: readable(run, name, generated[name]) for name in shown}
         for j, name in enumerate(shown):
             seen = mask[names.index(name)]
             for row in range(len(index)):
-                grid.observed(left + offset(j), y + offset(row), batch[name][row] if seen else None)
-                grid.images(starts[j], y + offset(row), generated[name][:, row])
+                value = readable(run, name, batch[name][row]) if seen else None
+                grid.observed(left + offset(j), y + offset(row), value)
+                grid.values(starts[j], y + offset(row), samples_of[name][:, row])
             if seen:
                 grid.frame(starts[j], y, samples, len(index))
     note = "gray: not observed.  framed: reconstructions of what was observed"
@@ -243,13 +258,29 @@ def _conditional_headings(
         grid.text(start, y, f"samples of {name}", fontsize=9, weight="bold")
 
 
-def shown_modalities(model: Model) -> list[str]:
-    """The modalities that can be drawn, in gray or in colours; ValueError if there are none."""
-    shapes = {name: modality.shape for name, modality in model.modalities.items()}
-    shown = [name for name, shape in shapes.items() if len(shape) == 3 and shape[-1] in (1, 3)]
+def shown_modalities(run: Run) -> list[str]:
+    """The modalities that can be drawn: images and texts; ValueError if there are none."""
+    shapes = {name: modality.shape for name, modality in run.model.modalities.items()}
+    shown = [
+        name
+        for name, shape in shapes.items()
+        if name in run.vocabularies or (len(shape) == 3 and shape[-1] in (1, 3))
+    ]
     if not shown:
-        raise ValueError(f"pictures: expected a modality [H, W, 1] or [H, W, 3], got {shapes}")
+        raise ValueError(
+            f"pictures: expected a modality [H, W, 1] or [H, W, 3], or a text, got {shapes}"
+        )
     return shown
+
+
+def readable(run: Run, name: str, values: np.ndarray) -> np.ndarray:
+    """Images as they are; ids [..., L] or probabilities [..., L, S] of a text as strings [...]."""
+    if name not in run.vocabularies:
+        return values
+    ids = values.argmax(axis=-1) if np.issubdtype(values.dtype, np.floating) else values
+    decode = run.vocabularies[name].decode
+    texts = [decode(text) for text in ids.reshape(-1, ids.shape[-1])]
+    return np.array(texts, object).reshape(ids.shape[:-1])[()]
 
 
 def observed_mask(names: Sequence[str], observed: Sequence[str]) -> Bool[np.ndarray, " M"]:
@@ -293,9 +324,9 @@ def unconditional_grid(run: Run, path: Path, *, samples: int = 20, seed: int = 0
       The path.
 
     Raises:
-      ValueError: if no modality is an image.
+      ValueError: if nothing can be drawn.
     """
-    shown = shown_modalities(run.model)
+    shown = shown_modalities(run)
     sample = jax.jit(partial(run.model.sample, num_samples=samples))
     generated = jax.device_get(sample(run.params, jax.random.key(seed)))
     left, top = 2 * MARGIN + max(map(len, shown)) * CHARACTER / TILE, 1.6
@@ -305,7 +336,7 @@ def unconditional_grid(run: Run, path: Path, *, samples: int = 20, seed: int = 0
     grid.text(MARGIN, 0.8, title, fontsize=10.5, weight="bold")
     for i, name in enumerate(shown):
         grid.text(MARGIN, top + offset(i) + 0.5, name, fontsize=9)
-        grid.images(left, top + offset(i), generated[name])
+        grid.values(left, top + offset(i), readable(run, name, generated[name]))
     return save(grid.figure, path)
 
 

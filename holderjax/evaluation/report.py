@@ -18,7 +18,13 @@ from rich.table import Table as RichTable
 
 from holderjax import data
 from holderjax.device import device_name
-from holderjax.evaluation.classifiers import RECIPE, Recipe, accuracy, load_classifiers
+from holderjax.evaluation.classifiers import (
+    RECIPE,
+    Recipe,
+    accuracy,
+    image_modalities,
+    load_classifiers,
+)
 from holderjax.evaluation.clustering import cluster_probabilities, clustering_scores
 from holderjax.evaluation.coherence import (
     Classifiers,
@@ -99,13 +105,18 @@ def evaluate(
     split = first_examples(dataset.test, examples)
     classifiers = load_classifiers(dataset, recipe)
     key = jax.random.key(seed)
-    judged = {name: Partial(type(judge).features, judge) for name, judge in classifiers.items()}
+    judged = {
+        name: Partial(type(classifiers[name]).features, classifiers[name])
+        for name in image_modalities(split.arrays)
+    }
     measures = {"classifier_fd": measure(judged, split.arrays)}
     if weights is not None:
         measures["fid"] = fid_measure(weights, dataset, split)
     metrics = {
         **describe(run, checkpoint, split, seed),
-        "classifier": {"accuracy": classifier_accuracy(classifiers, dataset.test)},
+        "classifier": {
+            "accuracy": classifier_accuracy(classifiers, as_means(run.model, dataset.test))
+        },
         **score(run.model, run.params, split, classifiers, key, num_samples, prior_samples),
         # A key beyond the three of `score`.
         **frechet_scores(run, measures, split, jax.random.fold_in(key, 3), prior_samples),
@@ -142,8 +153,17 @@ def describe(run: Run, checkpoint: str, split: data.Split, seed: int) -> dict[st
     }
 
 
+def as_means(model: Model, split: data.Split) -> data.Split:
+    """Real examples in the shapes of what the model generates: texts are one-hot."""
+    arrays = {
+        name: np.asarray(model.modalities[name].likelihood.as_mean(x))
+        for name, x in split.arrays.items()
+    }
+    return data.Split(arrays, split.labels)
+
+
 def classifier_accuracy(classifiers: Classifiers, split: data.Split) -> dict[str, float]:
-    """The classifiers' accuracies on real test images; warns of those that judge badly."""
+    """The classifiers' accuracies on real test examples; warns of those that judge badly."""
     accuracies = {
         name: accuracy(classifier, split.arrays[name], split.labels)
         for name, classifier in classifiers.items()
@@ -151,7 +171,7 @@ def classifier_accuracy(classifiers: Classifiers, split: data.Split) -> dict[str
     for name, value in accuracies.items():
         if value < TRUSTED_ACCURACY:
             logger.warning(
-                "the classifier of %s is right on %.1f %% of real test images: "
+                "the classifier of %s is right on %.1f %% of real test examples: "
                 "coherence with it as a target says little",
                 name,
                 100 * value,
@@ -208,7 +228,7 @@ def score(
         "reconstruction": self_reconstruction(generated, split.labels),
         "diversity": {
             "conditional": conditional_diversity(model, params, few.arrays, keys[2]),
-            "real": class_diversity(split.arrays, split.labels),
+            "real": class_diversity(as_means(model, split).arrays, split.labels),
         },
     }
 

@@ -10,6 +10,7 @@ from holderjax.networks.heads import HEADS, ConditionalHead, GaussianHead, Lapla
 from holderjax.networks.invariant import SelfAttention, SumPooling
 from holderjax.networks.mlp import MlpDecoder, MlpEncoder
 from holderjax.networks.residual import ResidualDecoder, ResidualEncoder
+from holderjax.networks.text import TextDecoder, TextEncoder
 
 NETWORKS = {
     "mlp": (MlpEncoder, MlpDecoder),
@@ -31,4 +32,6 @@ __all__ = [
     "ResidualEncoder",
     "SelfAttention",
     "SumPooling",
+    "TextDecoder",
+    "TextEncoder",
 ]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from holderjax import data, models
 from holderjax.files import write_json
-from holderjax.likelihoods import Laplace
+from holderjax.likelihoods import Bernoulli, Categorical, Laplace
 from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, Prior, PrivatePrior
 from holderjax.naming import unknown
-from holderjax.networks import NETWORKS
+from holderjax.networks import NETWORKS, TextDecoder, TextEncoder
 
 # Where each path-valued setting goes in `data.load`, and the data sets that take it.
 DATA_PATHS = {"polymnist": "root", "mnist": "mnist", "backgrounds": "backgrounds"}
@@ -223,40 +224,65 @@ def load_config(folder: Path) -> TrainConfig:
 
 
 def load_dataset(config: TrainConfig) -> data.Dataset:
-    """The data that the config names, from the paths that it names.
-
-    Raises:
-      ValueError: if a modality is a text: there is no network for it, and its ids are no levels.
-    """
+    """The data that the config names, from the paths that it names."""
     given = {key: getattr(config, name) for name, key in DATA_PATHS.items()}
     options = {key: path.expanduser() for key, path in given.items() if path is not None}
-    dataset = data.load(config.data, **options)
-    if dataset.vocabularies:
-        texts = ", ".join(dataset.vocabularies)
-        raise ValueError(
-            f"data: {config.data!r} has texts ({texts}), and training has no network for texts"
-        )
-    return dataset
+    return data.load(config.data, **options)
 
 
-def build_model(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> models.Model:
-    """The model that the config names, for modalities of the given shapes.
+def modality_of(
+    network: str, shape: tuple[int, ...], vocabulary: data.Vocabulary | None, binary: bool
+) -> models.Modality:
+    """The networks and the likelihood that a modality of a data set gets.
+
+    Args:
+      network: what ``TrainConfig.network`` says; for images. Vectors get perceptrons.
+      shape: of one example.
+      vocabulary: of a text.
+      binary: whether its values are yes or no.
+
+    Returns:
+      Texts are categorical, binary modalities Bernoulli; all others Laplace(0.75).
+    """
+    if vocabulary is not None:
+        symbols = len(vocabulary.symbols)
+        encoder = partial(TextEncoder, num_symbols=symbols)
+        return models.Modality(shape, encoder, TextDecoder, Categorical(symbols))
+    encoder, decoder = NETWORKS[network if len(shape) == 3 else "mlp"]
+    return models.Modality(shape, encoder, decoder, Bernoulli() if binary else Laplace(0.75))
+
+
+def data_facts(dataset: data.Dataset) -> dict[str, Any]:
+    """What a model has to know of its data, as JSON values, for `build_model`."""
+    return {
+        "modalities": {name: list(shape) for name, shape in dataset.modalities.items()},
+        "vocabularies": {name: asdict(v) for name, v in dataset.vocabularies.items()},
+        "binary": list(dataset.binary),
+    }
+
+
+def read_vocabularies(facts: Mapping[str, Any]) -> dict[str, data.Vocabulary]:
+    """Those of the texts in `data_facts`, which runs of before there were texts do not have."""
+    return {
+        name: data.Vocabulary(tuple(v["symbols"]), v["separator"])
+        for name, v in facts.get("vocabularies", {}).items()
+    }
+
+
+def build_model(config: TrainConfig, facts: Mapping[str, Any]) -> models.Model:
+    """The model that the config names, with modalities as `modality_of` has them.
 
     Args:
       config: of the run.
-      shapes: of one example of each modality, as `data.Dataset.modalities` has them.
-
-    Returns:
-      The model; every modality has the same kind of network and the Laplace(0.75) likelihood.
+      facts: of its data, from `data_facts`.
     """
-    encoder, decoder = NETWORKS[config.network]
-    modalities = {
-        name: models.Modality(tuple(shape), encoder, decoder, Laplace(0.75))
-        for name, shape in shapes.items()
-    }
+    vocabularies, binary = read_vocabularies(facts), facts.get("binary", ())
     return models.build(
         config.system,
-        modalities,
+        {
+            name: modality_of(config.network, tuple(shape), vocabularies.get(name), name in binary)
+            for name, shape in facts["modalities"].items()
+        },
         latent_dim=config.latent_dim,
         private_dim=config.private_dim,
         components=config.components,

@@ -15,7 +15,7 @@ import jax
 from holderjax.data import Dataset
 from holderjax.device import device_name
 from holderjax.files import write_json
-from holderjax.training.config import CONFIG_FILE, TrainConfig, load_config
+from holderjax.training.config import CONFIG_FILE, TrainConfig, data_facts, load_config
 from holderjax.training.logging import METRICS_FILE
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def describe_versions(dataset: Dataset, devices: Sequence[jax.Device]) -> dict[s
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
-            "modalities": {name: list(shape) for name, shape in dataset.modalities.items()},
+            **data_facts(dataset),
         },
     }
 

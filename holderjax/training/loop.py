@@ -16,7 +16,7 @@ from holderjax import data
 from holderjax.models import OPTIONS, Model
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.clusters import check_clusters, fit_clusters
-from holderjax.training.config import TrainConfig, build_model, load_dataset
+from holderjax.training.config import TrainConfig, build_model, data_facts, load_dataset
 from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, open_folder
 from holderjax.training.interruption import Interruption
 from holderjax.training.logging import Display, RunLog, read_metrics
@@ -109,7 +109,7 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
     shared = configs[0]
     devices = local_devices(shared.devices, shared.batch_size)
     dataset = load_dataset(shared)
-    model = build_model(shared, dataset.modalities)
+    model = build_model(shared, data_facts(dataset))
     if shared.fit_clusters is not None:
         check_clusters(model, len(dataset.train))
     failed: dict[Path, NonFiniteLoss] = {}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holderjax.data import Dataset
+from holderjax.data import Dataset, Vocabulary
 from holderjax.models import Model
 from holderjax.training.checkpoints import Checkpoints, Which
-from holderjax.training.config import TrainConfig, build_model, load_config, load_dataset
+from holderjax.training.config import (
+    TrainConfig,
+    build_model,
+    load_config,
+    load_dataset,
+    read_vocabularies,
+)
 from holderjax.training.folder import (
     CHECKPOINTS_FOLDER,
     VERSIONS_FILE,
@@ -29,6 +36,7 @@ class Run:
       model: built from the config.
       params: of the checkpoint, NumPy arrays.
       step: of the checkpoint.
+      vocabularies: of the modalities that are texts.
     """
 
     path: Path
@@ -36,6 +44,7 @@ class Run:
     model: Model
     params: Any
     step: int
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
 
     def dataset(self) -> Dataset:
         """Load the data that the run was trained on.
@@ -68,10 +77,10 @@ def load_run(path: str | Path, checkpoint: Which = "last") -> Run:
     folder = path / CHECKPOINTS_FOLDER
     if not folder.is_dir() or not (path / VERSIONS_FILE).is_file():
         raise FileNotFoundError(f"{path} has no checkpoint yet")
-    shapes = read_versions(path)["data"]["modalities"]
-    model = build_model(config, {name: tuple(shape) for name, shape in shapes.items()})
+    facts = read_versions(path)["data"]
+    model = build_model(config, facts)
     with Checkpoints(folder) as checkpoints:
         state, step = checkpoints.restore(
             state_template(config, model), model_facts(config), checkpoint
         )
-    return Run(path, config, model, state.params, step)
+    return Run(path, config, model, state.params, step, read_vocabularies(facts))

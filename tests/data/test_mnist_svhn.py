@@ -100,7 +100,7 @@ def test_names_start_at_every_offset_at_which_they_fit():
     labels = np.repeat(np.arange(10), 300)
     texts = digit_names(labels, np.random.default_rng(0))
     assert texts.shape == (3000, NAME_LENGTH)
-    assert texts.dtype == np.uint8
+    assert texts.dtype == np.int32
     for label, name in enumerate(DIGIT_NAMES):
         offsets = {int(np.flatnonzero(ids)[0]) for ids in texts[labels == label]}
         assert offsets == set(range(NAME_LENGTH - len(name) + 1))

@@ -26,11 +26,12 @@ def make_source(labels=True, **changes):
         arrays = {
             "photo": pixels(size, size, 4, 5, 3),
             "colour": np.random.default_rng(size).normal(size=(size, 18)).astype(np.float32),
-            "a": pixels(size + 1, size, 7) % 16,
+            "a": (pixels(size + 1, size, 7) % 16).astype(np.int32),
+            "seen": (pixels(size + 2, size, 3) % 2).astype(np.float32),
         }
         classes = np.arange(size, dtype=np.int32) % 3
         splits[split] = Examples.of(Split(arrays, classes if labels else None))
-    kept = {"num_classes": 3 if labels else 0, "vocabularies": {"a": LETTERS}}
+    kept = {"num_classes": 3 if labels else 0, "vocabularies": {"a": LETTERS}, "binary": ("seen",)}
     return Source(splits, **(kept | changes))
 
 
@@ -39,7 +40,8 @@ def in_memory(source, name="toy"):
         Split(dict(x.block(slice(0, x.size))), x.labels)
         for x in (source.splits["train"], source.splits["test"])
     )
-    return data.Dataset(name, train, test, source.num_classes, source.vocabularies)
+    facts = source.num_classes, source.vocabularies, source.binary
+    return data.Dataset(name, train, test, *facts)
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -51,13 +53,14 @@ def test_records_give_back_the_examples_in_their_order(labels):
     assert found.fingerprint == expected.fingerprint
     assert (found.name, found.num_classes) == ("toy", expected.num_classes)
     assert found.vocabularies == {"a": LETTERS}
+    assert found.binary == ("seen",)
     assert found.train.arrays["photo"].flags.writeable
     assert prepared.options("toy") == {"seed": 3}
 
 
 @pytest.mark.parametrize("blocks", [0.5, 1, 1.9])
 def test_records_in_several_shards_stay_in_order(monkeypatch, blocks):
-    example = 4 * 5 * 3 + 4 * 18 + 7 + 4
+    example = 4 * 5 * 3 + 4 * 18 + 4 * 7 + 4 * 3 + 4
     monkeypatch.setattr(prepared, "SHARD_BYTES", int(blocks * prepared.BLOCK * example))
     source = make_source()
     folder = prepared.write("toy", source, {})
@@ -261,14 +264,21 @@ assert "tensorflow" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 
-def test_a_vocabulary_must_fit_its_modality():
+def test_what_is_said_of_a_modality_must_fit_it():
     dataset = in_memory(make_source())
     for vocabularies, message in (
         ({"b": LETTERS}, "no such modality"),
-        ({"photo": LETTERS}, r"is a text, expected ids \[N, length\], got uint8"),
+        ({"photo": LETTERS}, r"is a text, expected int32 ids \[N, length\], got uint8"),
         ({"a": Vocabulary(("", "x"))}, "holds the id 15, but its vocabulary ends at 1"),
     ):
         with pytest.raises(ValueError, match=message):
             data.Dataset("toy", dataset.train, dataset.test, 3, vocabularies)
+    for binary, message in (
+        (("b",), "said to be binary, but there is no such modality"),
+        (("colour",), r"train 'colour' is binary, expected values of 0 and 1 alone"),
+        (("photo",), r"train 'photo' is binary, expected values of 0 and 255 alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.Dataset("toy", dataset.train, dataset.test, 3, binary=binary)
     with pytest.raises(ValueError, match="first symbol is padding"):
         Vocabulary(("a", "b"))

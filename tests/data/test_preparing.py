@@ -17,8 +17,9 @@ from holderjax import data
 from holderjax.cli import main
 from holderjax.data import mnist_svhn, prepared, registry
 from holderjax.data.download import MNIST, SVHN, RemoteFile, fetch
-from holderjax.data.text import DIGIT_NAMES
-from holderjax.training.config import TrainConfig, load_dataset
+from holderjax.data.text import DIGIT_NAMES, LETTERS
+from holderjax.likelihoods import Categorical
+from holderjax.training import load_run
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_mnist_svhn_is_loaded_as_it_was_prepared(raw, name):
         np.testing.assert_array_equal(part.labels, examples.labels)
         for modality, array in examples.block(slice(0, examples.size)).items():
             np.testing.assert_array_equal(part.arrays[modality], array)
-            assert part.arrays[modality].dtype == np.uint8
+            assert part.arrays[modality].dtype == (np.int32 if modality == "text" else np.uint8)
     assert dataset.num_classes == 10
     assert prepared.options(name) == {"seed": 2, "train_repeats": 3}
     if name.endswith("text"):
@@ -266,15 +267,19 @@ def test_a_missing_file_is_named_by_the_command_line(raw, capsys):
     assert capsys.readouterr().err == f"holderjax: {raw} holds no train_32x32.mat\n"
 
 
-def test_training_takes_what_is_prepared_and_refuses_texts(raw, tmp_path, capsys):
-    for name in ("mnist-svhn", "mnist-svhn-text"):
-        data.prepare(name, raw)
-    out = tmp_path / "run"
-    assert main(["train", "--data", "mnist-svhn-text", "--out", str(out)]) == 2
-    assert "has texts (text), and training has no network for texts" in capsys.readouterr().err
-    assert not out.exists()
-    config = TrainConfig(out=out, data="mnist-svhn")
-    assert load_dataset(config).modalities == {"mnist": (28, 28, 1), "svhn": (32, 32, 3)}
+@pytest.mark.slow
+def test_a_model_of_what_is_prepared_reads_and_writes_texts(raw, tmp_path):
+    data.prepare("mnist-svhn-text", raw)
+    out, picture = tmp_path / "run", tmp_path / "grid.png"
+    settings = ["--steps", "2", "--log-every", "2", "--checkpoint-every", "2", "--batch-size", "4"]
+    sizes = ["--system", "mmvae", "--latent-dim", "2"]
+    assert main(["train", "--data", "mnist-svhn-text", "--out", str(out), *settings, *sizes]) == 0
+    run = load_run(out)
+    assert run.vocabularies == {"text": LETTERS}
+    assert run.model.modalities["text"].likelihood == Categorical(16)
+    command = ["generate", str(run.path), "--observed", "text", "--out", str(picture)]
+    assert main([*command, "--rows", "2", "--samples", "2"]) == 0
+    assert matplotlib.image.imread(picture).std() > 0
 
 
 def test_polymnist_without_a_folder_is_what_was_prepared():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
+from holderjax.models import Modality
 
 NUM_CLASSES = 5
 SHAPE = (4, 4, 3)
@@ -44,7 +44,7 @@ class FakeModel:
 
     @property
     def modalities(self) -> dict[str, Any]:
-        return {name: SimpleNamespace(shape=SHAPE) for name in self.names}
+        return {name: Modality(SHAPE) for name in self.names}
 
     def generate(self, params, key, batch, observed, num_samples=1):
         mask = jnp.broadcast_to(observed, (len(self.names),))

@@ -121,7 +121,7 @@ def test_modalities_that_are_no_images_have_no_classifier(tiny_data):
     with pytest.raises(ValueError, match="'v' should be an image, uint8"):
         load_classifier(mixed, "v", TINY)
     only = data.Dataset.from_arrays("v", {"v": vector}, {"v": vector}, np.arange(4), np.arange(4))
-    with pytest.raises(ValueError, match="at least one image modality"):
+    with pytest.raises(ValueError, match="at least one image, uint8"):
         load_classifiers(only, TINY)
     with pytest.raises(ValueError, match="no labels"):
         load_classifiers(data.Dataset.from_arrays("v", {"v": vector}, {"v": vector}), TINY)
