@@ -37,9 +37,10 @@ class Config:
 
 def main(config: Config) -> None:
     """Train and evaluate what is missing, then write the report."""
-    out = config.sweep.out
-    sweep(replace(config.sweep, **FEW, checkpoint_every=8) if config.smoke else config.sweep)
-    report((out,), out / "report.html")
+    chosen = replace(config.sweep, **FEW, checkpoint_every=8) if config.smoke else config.sweep
+    sweep(chosen)
+    runs = tuple(run.out for group in chosen.groups() for run in group)
+    report(runs, chosen.out / "report.html")
 
 
 if __name__ == "__main__":

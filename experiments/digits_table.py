@@ -111,7 +111,7 @@ def main(config: Config) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     lines.append(
-        f"\n{len(config.seeds)} seeds, mean ± standard error; {device_name()}, "
+        f"\nSeeds {', '.join(map(str, config.seeds))}, mean ± standard error; {device_name()}, "
         f"JAX {jax.__version__}, {date.today().isoformat()}"
     )
     table = config.out / "table.md"

@@ -2,6 +2,7 @@
 
 from holderjax.data.cache import cache_dir
 from holderjax.data.dataset import Dataset, Split
+from holderjax.data.incomplete import hide
 from holderjax.data.picture import show
 from holderjax.data.pipeline import batches, epoch_indices, to_float
 from holderjax.data.prepared import is_prepared, state
@@ -17,6 +18,7 @@ __all__ = [
     "batches",
     "cache_dir",
     "epoch_indices",
+    "hide",
     "is_file",
     "is_prepared",
     "load",

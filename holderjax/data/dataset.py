@@ -25,10 +25,13 @@ class Split:
         arrays: modality name -> ``[N, *shape]``; uint8 for images (0..255), int32 for ids of words,
             float32 for anything else. The names' order is the modalities' order.
         labels: int32 ``[N]`` classes from 0, or None.
+        observed: bool ``[N, M]``, False where a model may not look at a modality; None if it may
+            look at everything.
     """
 
     arrays: Mapping[str, np.ndarray]
     labels: np.ndarray | None = None
+    observed: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not self.arrays:
@@ -40,6 +43,14 @@ class Split:
             raise ValueError("a split needs at least one example, got none")
         if self.labels is not None:
             _check_labels(self.labels, len(self))
+        if self.observed is not None:
+            _check_observed(self.observed, len(self), len(self.arrays))
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """What a model gets: the arrays, and under ``mask`` what is observed if not everything."""
+        mask = {} if self.observed is None else {RESERVED: self.observed}
+        return {**self.arrays, **mask}
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -168,6 +179,18 @@ def _check_labels(labels: np.ndarray, num_examples: int) -> None:
         raise ValueError(f"labels must be [{num_examples}], one an example, got {labels.shape}")
     if labels.min() < 0:
         raise ValueError(f"labels must be classes from 0, got {labels.min()}")
+
+
+def _check_observed(observed: np.ndarray, num_examples: int, num_modalities: int) -> None:
+    if not isinstance(observed, np.ndarray) or observed.dtype != bool:
+        found = getattr(observed, "dtype", type(observed).__name__)
+        raise ValueError(f"observed must be a bool array, got {found}")
+    if observed.shape != (num_examples, num_modalities):
+        raise ValueError(
+            f"observed must be [{num_examples}, {num_modalities}], got {observed.shape}"
+        )
+    if not observed.any(axis=1).all():
+        raise ValueError("observed: every example needs at least one modality")
 
 
 def _check_text(what: str, ids: np.ndarray | None, vocabulary: Vocabulary) -> None:

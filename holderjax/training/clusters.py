@@ -53,7 +53,7 @@ def fit_clusters(
     Args:
       model: with a mixture prior.
       params: its parameters.
-      arrays: examples by modality, [N, *shape], as the data set holds them; the first `EXAMPLES`.
+      arrays: `data.Split.inputs`, [N, *shape] by modality; the first `EXAMPLES`.
       key: PRNG key, of the initialisations.
 
     Returns:
@@ -69,13 +69,13 @@ def fit_clusters(
 
     @jax.jit
     def moments(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        batch = {name: to_float(batch[name]) for name in model.modalities}
+        batch = {name: to_float(x) for name, x in batch.items()}
         posterior = model.encode(params, batch)
         return posterior.mean(), posterior.variance()
 
     parts = []
     first = {name: x[:count] for name, x in arrays.items()}
-    for size, batch in batches(first, tuple(model.modalities), BATCH_SIZE):
+    for size, batch in batches(first, tuple(first), BATCH_SIZE):
         parts.append([np.asarray(x, np.float64)[:size] for x in moments(params, batch)])
     mean, variance = (np.concatenate(x) for x in zip(*parts, strict=True))
     seed = int(jax.random.bits(key, dtype=jnp.uint32))

@@ -40,6 +40,11 @@ class SharedConfig:
     """First steps, whose gradient takes the components' weights pi as constant. Through pi, experts
     gain by becoming equal before they know anything, since a pair reconstructs two modalities from
     their own private latents; on large images they do not recover."""
+    missing: tuple[float, ...] = ()
+    """Shares of the training examples that lack a modality, at random: one for each modality, or
+    one for all. Every example keeps at least one; test examples stay complete."""
+    missing_seed: int = 0
+    """Of which examples lack what; runs of other seeds lack the same."""
     batch_size: int = 64
     """Examples a step, over all devices together."""
     latent_dim: int = 16
@@ -144,6 +149,8 @@ class TrainConfig(SharedConfig):
             raise ValueError(f"components: expected at least 2 draws, got {self.components}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 <= seed < 2**32, got {self.seed}")
+        if self.missing_seed < 0:
+            raise ValueError(f"missing_seed: expected at least 0, got {self.missing_seed}")
         if not (math.isfinite(self.beta) and self.beta >= 0):
             raise ValueError(f"beta: expected a finite number, zero or more, got {self.beta}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -215,8 +222,9 @@ def load_config(folder: Path) -> TrainConfig:
     for name in DATA_PATHS:
         if values.get(name) is not None:
             values[name] = Path(values[name])
-    config = TrainConfig(**values)
     try:
+        # JSON has no tuples.
+        config = TrainConfig(**values | {"missing": tuple(values.get("missing", ()))})
         config.validate()
     except TypeError as error:
         raise ValueError(f"{path}: a setting is of the wrong type: {error}") from error
@@ -224,10 +232,17 @@ def load_config(folder: Path) -> TrainConfig:
 
 
 def load_dataset(config: TrainConfig) -> data.Dataset:
-    """The data that the config names, from the paths that it names."""
+    """The data that the config names, from the paths that it names, with what is to be missing.
+
+    Raises:
+      ValueError, FileNotFoundError: as `data.load` and `data.hide`.
+    """
     given = {key: getattr(config, name) for name, key in DATA_PATHS.items()}
     options = {key: path.expanduser() for key, path in given.items() if path is not None}
-    return data.load(config.data, **options)
+    dataset = data.load(config.data, **options)
+    if not config.missing:
+        return dataset
+    return data.hide(dataset, config.missing, config.missing_seed)
 
 
 def modality_of(

@@ -215,7 +215,7 @@ class Programs:
         step_keys = jnp.stack([each.steps for each in keys])
         held_out_keys = jnp.stack([each.held_out for each in keys])
         betas = jnp.array([config.beta for config in configs], jnp.float32)
-        train_examples = replicate(dataset.train.arrays, devices)
+        train_examples = replicate(dataset.train.inputs, devices)
         test_examples = jax.device_put(dataset.test.arrays, devices[0])
         per_device = make_steps(
             model, make_optimizer(config), config.beta_warmup, config.hold_weights
@@ -241,7 +241,7 @@ class Programs:
             states = jax.device_get(unreplicate(replicas))
             each = [take(states, i) for i in range(len(configs))]
             for i in going:
-                params = fit_clusters(model, each[i].params, dataset.train.arrays, keys[i].clusters)
+                params = fit_clusters(model, each[i].params, dataset.train.inputs, keys[i].clusters)
                 each[i] = replace(each[i], params=params)
             return replicate(stack(each), devices)
 

@@ -128,7 +128,7 @@ def local_keys(key: PRNGKeyArray, local_batch: int) -> PRNGKeyArray:
 
 
 def gather(examples: Examples, index: Int[Array, " B"]) -> dict[str, Float[Array, "B *shape"]]:
-    """The indexed examples of every modality as floats in [0, 1]."""
+    """The indexed examples, images as floats in [0, 1]; with their mask where there is one."""
     return {name: to_float(array[index]) for name, array in examples.items()}
 
 
