@@ -1,12 +1,5 @@
 """What every test shares: one profile of properties, and programs that are forgotten in time."""
 
-import os
-
-# Workers side by side compete for the cores with all of XLA's threads: a core for each is quicker.
-if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-
 import jax
 import pytest
 from hypothesis import settings

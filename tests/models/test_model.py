@@ -103,6 +103,7 @@ def test_init_gives_nested_dicts_of_float32_and_is_pure(model):
     assert not np.allclose(kernels[0], kernels[1]), "modalities start apart"
 
 
+@pytest.mark.slow
 def test_a_population_is_a_vmap_away(batch):
     model = linear_model("holder+")
     population = jax.vmap(model.init)(jax.random.split(KEY, 3))

@@ -45,6 +45,17 @@ def losses(model, params, batch, keys, beta):
     return jax.lax.map(lambda key: model.loss(params, batch, key, beta)[0], keys, batch_size=512)
 
 
+# One of each kind of aggregator, prior and bound; all rows are among the slow tests.
+KINDS = ("mvae", "mopoe", "cmvae", "holder++", "hmvae", "masked-attention")
+
+
+def some(systems):
+    """The systems, those beyond `KINDS` as slow tests."""
+    return [
+        name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in systems
+    ]
+
+
 def draws(model, params, batch, keys=KEYS, beta=BETA):
     """The loss under many keys."""
     return np.asarray(losses(model, params, batch, jax.random.split(KEY, keys), beta), np.float64)
@@ -96,7 +107,9 @@ def test_the_term_of_the_whole_is_the_brute_force_expectation(system):
         assert distance(found, expected(prior=None)) > 8
 
 
-@pytest.mark.parametrize("system", ["mvae", "mmvae+", "holder++"])
+@pytest.mark.parametrize(
+    "system", ["holder++", *(pytest.param(s, marks=pytest.mark.slow) for s in ("mvae", "mmvae+"))]
+)
 def test_the_subsampled_bound_adds_every_single_modality(system):
     row = SYSTEMS[system]
     model = linear_model(system, bound="subsets")
@@ -397,7 +410,7 @@ def test_parameters_keep_their_types_over_a_step_so_that_it_compiles_once(system
 # --- incomplete data
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", some(SYSTEMS))
 def test_absent_modalities_are_as_if_they_had_never_been(system):
     full = linear_model(system)
     present = {name: MODALITIES[name] for name in ("a", "c")}

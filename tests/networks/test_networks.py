@@ -198,7 +198,7 @@ def test_every_trunk_runs_once_per_input_and_not_per_component(system, trunks, c
         assert CountingEncoder.calls == [(5, 3)] * (trunks * 4)
 
 
-@pytest.mark.parametrize("network", ["conv", "resnet"])
+@pytest.mark.parametrize("network", ["conv", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_gradients_of_image_models_are_finite(network):
     image = Modality((16, 16, 3), *(partial(make, **NARROW[network]) for make in NETWORKS[network]))
     vector = Modality((3,), *(partial(make, **NARROW["mlp"]) for make in NETWORKS["mlp"]))

@@ -59,6 +59,7 @@ def test_what_has_no_clusters_to_fit_is_refused(tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_run_resumed_where_clusters_are_fitted_ends_the_same(tmp_path):
     options = {"system": "cmvae", "clusters": 3, "fit_clusters": 8}
     whole, halves = tmp_path / "whole", tmp_path / "halves"

@@ -53,6 +53,7 @@ def test_members_differ_by_their_seed_and_beta(together: Path) -> None:
     assert len(set(first)) == len(first)
 
 
+@pytest.mark.slow
 def test_members_whose_checkpoints_differ_end_where_they_would_have(
     together: Path, tmp_path: Path
 ) -> None:
