@@ -16,13 +16,14 @@ from holderjax.cli import guarded, report, sweep
 from holderjax.training import SweepConfig
 from holderjax.training.config import SharedConfig
 
+SHARED = {field.name: getattr(digits_table.RECIPE, field.name) for field in fields(SharedConfig)}
+OWN = {"out": Path("runs/digits_frontier"), "importance_samples": 1, "fit_clusters": 2400}
 RECIPE = SweepConfig(
-    **{field.name: getattr(digits_table.RECIPE, field.name) for field in fields(SharedConfig)},
+    **SHARED | OWN,
     systems=("mmvae+", "cmvae", "helvae", "mopoe", "holder", "holder+", "holder++"),
     betas=(1.0, 2.5, 5.0),
     seeds=(0, 1),
 )
-RECIPE = replace(RECIPE, out=Path("runs/digits_frontier"), importance_samples=1, fit_clusters=2400)
 FEW = {"systems": ("cmvae", "holder++"), "steps": 8, "log_every": 4, "fit_clusters": 4}
 
 

@@ -14,6 +14,8 @@ from holderjax.data.text import Vocabulary
 
 # The batch dict uses this key for the observed-modality mask.
 RESERVED = "mask"
+# Files of several arrays use this one for the classes.
+LABELS = "labels"
 TYPES = (np.uint8, np.int32, np.float32)
 
 

@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 _THREADS = 8
 
 
-def read_image(file: Path, convert: Callable[[Image], Image]) -> UInt8[np.ndarray, "..."]:
-    """The pixels of what ``convert`` makes of a picture.
-
-    Args:
-        file: of the picture.
-        convert: to what is kept; it refuses a picture by a ValueError, "is ..., expected ...".
+def open_image(file: Path) -> Image:
+    """A picture, decoded.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming the file that is damaged, or that ``convert`` refuses.
+        ValueError: naming the file that is damaged.
     """
     from PIL import Image
 
@@ -38,6 +34,21 @@ def read_image(file: Path, convert: Callable[[Image], Image]) -> UInt8[np.ndarra
     # Pillow reports a damaged PNG as a SyntaxError.
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{file} is not readable as a picture: {error}") from error
+    return image
+
+
+def read_image(file: Path, convert: Callable[[Image], Image]) -> UInt8[np.ndarray, "..."]:
+    """The pixels of what ``convert`` makes of a picture.
+
+    Args:
+        file: of the picture.
+        convert: to what is kept; it refuses a picture by a ValueError, "is ..., expected ...".
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file that is damaged, or that ``convert`` refuses.
+    """
+    image = open_image(file)
     try:
         return np.asarray(convert(image))
     except ValueError as error:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from holderjax.data.dataset import Dataset
-
-LABELS = "labels"
+from holderjax.data.dataset import LABELS, Dataset
 
 
 def load(file: Path) -> Dataset:

@@ -8,19 +8,40 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Int, PyTree, Shaped
 
 
-def to_float(x: ArrayLike) -> Float[jax.Array, "..."]:
-    """Bytes 0..255 to float32 in [0, 1]; floats are left as they are."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+def to_float(x: PyTree) -> PyTree:
+    """An array, or a batch of them by modality, as a model takes it.
+
+    Args:
+        x: arrays of any shapes.
+
+    Returns:
+        Of the same shapes; bytes 0..255 become float32 in [0, 1], floats, ids and masks stay.
+    """
+
+    def convert(array: ArrayLike) -> Shaped[jax.Array, "..."]:
+        array = jnp.asarray(array)
+        return array.astype(jnp.float32) / 255 if array.dtype == jnp.uint8 else array
+
+    return jax.tree.map(convert, x)
 
 
 def batches(
     arrays: Mapping[str, np.ndarray], names: Sequence[str], batch_size: int
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Batches of one size in order, and how many examples of each count: the rest is padding."""
+    """All examples in order, in batches of one size, so that one compiled program serves them.
+
+    Args:
+        arrays: by modality, ``[N, *shape]``.
+        names: of those to take.
+        batch_size: the largest batch.
+
+    Yields:
+        How many of a batch's examples count, and the batch, ``[B, *shape]``; the rest of the last
+        one is padding, its last example again.
+    """
     total = len(arrays[names[0]])
     # Equal parts: 297 examples at 256 a batch would otherwise be padded by 215.
     size = -(-total // -(-total // batch_size))

@@ -9,7 +9,6 @@ needs TensorFlow for more than a gigabyte of it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import math
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from holderjax.data.cache import cache_dir
-from holderjax.data.dataset import RESERVED, Dataset, Split
+from holderjax.data.dataset import LABELS, RESERVED, Dataset, Split
 from holderjax.data.examples import Examples, Source
 from holderjax.data.text import Vocabulary
 
@@ -31,7 +30,6 @@ VERSION = "1.1.0"
 BLOCK = 64
 # TFDS holds the blocks of a shard in memory until it is written.
 SHARD_BYTES = 1 << 27
-LABELS = "labels"
 
 # Name -> shape of one example, type.
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -124,7 +122,7 @@ def load(name: str) -> Dataset:
         for split in ("train", "test"):
             splits[split] = _read(builder.as_data_source(split), metadata["sizes"][split], metadata)
         vocabularies = {
-            modality: Vocabulary(tuple(entry["symbols"]), entry["separator"])
+            modality: Vocabulary.from_json(entry)
             for modality, entry in metadata["vocabularies"].items()
         }
         return Dataset(
@@ -214,7 +212,7 @@ def _generate(name: str, source: Source, made_with: Mapping[str, Any], folder: P
                     sizes={split: examples.size for split, examples in source.splits.items()},
                     num_classes=source.num_classes,
                     vocabularies={
-                        modality: dataclasses.asdict(vocabulary)
+                        modality: vocabulary.to_json()
                         for modality, vocabulary in source.vocabularies.items()
                     },
                     binary=list(source.binary),

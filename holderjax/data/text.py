@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -28,6 +29,15 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.symbols or self.symbols[PADDING] != "":
             raise ValueError(f"the first symbol is padding, '', got {self.symbols[:1]}")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Vocabulary:
+        """What `to_json` gave, once it was read back."""
+        return cls(tuple(values["symbols"]), values["separator"])
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self)
 
     def decode(self, ids: Int[np.ndarray, " length"]) -> str:
         """The text, without its padding."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,49 @@ class PatchConv(nnx.Module):
 
 
 class Network(nnx.Module):
-    """Three convolutions (4x4 by 2, 3x3, 3x3 by 2) and two dense layers: images to logits."""
+    """Two dense layers over what a kind of modality makes of its examples in `trunk`.
+
+    Attributes:
+      rank: of one example's shape.
+    """
+
+    rank: ClassVar[int]
+
+    def __init__(self, width: int, num_classes: int, recipe: Recipe, *, rngs: nnx.Rngs) -> None:
+        self.dense0 = nnx.Linear(width, recipe.hidden, rngs=rngs)
+        self.dense1 = nnx.Linear(recipe.hidden, num_classes, rngs=rngs)
+        self.dropout = nnx.Dropout(recipe.dropout)
+
+    def __call__(
+        self, x: Float[Array, "B *shape"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B K"]:
+        """Logits; with a key, features are dropped at random."""
+        keys = [None, None] if key is None else jax.random.split(key)
+        x = self.features(x, keys[0])
+        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
+
+    def features(
+        self, x: Float[Array, "B *shape"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B F"]:
+        """What the last layer reads; with a key, what that reads is dropped at random."""
+        x = self.dropout(self.trunk(x), deterministic=key is None, rngs=key)
+        return jax.nn.relu(self.dense0(x))
+
+    def trunk(self, x: Float[Array, "B *shape"]) -> Float[Array, "B W"]:
+        """What the dense layers read."""
+        raise NotImplementedError
+
+    def inputs(
+        self, key: PRNGKeyArray, examples: Integer[Array, "B ..."], recipe: Recipe
+    ) -> Float[Array, "B *shape"]:
+        """Examples for training, as the data set holds them, made into what the network reads."""
+        raise NotImplementedError
+
+
+class ImageNetwork(Network):
+    """Three convolutions (4x4 by 2, 3x3, 3x3 by 2), then the dense layers: [B, H, W, C]."""
+
+    rank = 3
 
     def __init__(
         self, shape: tuple[int, int, int], num_classes: int, recipe: Recipe, *, rngs: nnx.Rngs
@@ -120,65 +162,49 @@ class Network(nnx.Module):
         self.conv1 = PatchConv(first, second, 3, 1, rngs=rngs)
         self.conv2 = PatchConv(second, third, 3, 2, rngs=rngs)
         flat = -(-height // 4) * -(-width // 4) * third
-        self.dense0 = nnx.Linear(flat, recipe.hidden, rngs=rngs)
-        self.dense1 = nnx.Linear(recipe.hidden, num_classes, rngs=rngs)
-        self.dropout = nnx.Dropout(recipe.dropout)
+        super().__init__(flat, num_classes, recipe, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "B H W C"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B K"]:
-        """Logits; with a key, features are dropped at random."""
-        keys = [None, None] if key is None else jax.random.split(key)
-        x = self.features(x, keys[0])
-        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
-
-    def features(
-        self, x: Float[Array, "B H W C"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B F"]:
-        """What the last layer reads; with a key, what that reads is dropped at random."""
+    def trunk(self, x: Float[Array, "B H W C"]) -> Float[Array, "B W"]:
         x = x - 0.5
         for conv in (self.conv0, self.conv1, self.conv2):
             x = jax.nn.relu(conv(x))
-        x = self.dropout(x.reshape(x.shape[0], -1), deterministic=key is None, rngs=key)
-        return jax.nn.relu(self.dense0(x))
+        return x.reshape(x.shape[0], -1)
+
+    def inputs(
+        self, key: PRNGKeyArray, examples: Integer[Array, "B H W C"], recipe: Recipe
+    ) -> Float[Array, "B H W C"]:
+        return augment(key, data.to_float(examples), recipe)
 
 
-class TextNetwork(nnx.Module):
-    """Windows of three symbols, the strongest of each feature, two dense layers: to logits.
+class TextNetwork(Network):
+    """Windows of three symbols, the strongest of each feature, then the dense layers: [B, L, S].
 
     Wherever in the text a word is, it looks the same.
     """
 
+    rank = 2
+
     def __init__(
         self, shape: tuple[int, int], num_classes: int, recipe: Recipe, *, rngs: nnx.Rngs
     ) -> None:
+        self.num_symbols = shape[-1]
         width = recipe.widths[-1]
-        self.embedding = nnx.Linear(shape[-1], width, use_bias=False, rngs=rngs)
+        self.embedding = nnx.Linear(self.num_symbols, width, use_bias=False, rngs=rngs)
         self.windows = nnx.Linear(3 * width, recipe.hidden, rngs=rngs)
-        self.dense0 = nnx.Linear(recipe.hidden, recipe.hidden, rngs=rngs)
-        self.dense1 = nnx.Linear(recipe.hidden, num_classes, rngs=rngs)
-        self.dropout = nnx.Dropout(recipe.dropout)
+        super().__init__(recipe.hidden, num_classes, recipe, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "B L S"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B K"]:
-        """Logits; with a key, features are dropped at random."""
-        keys = [None, None] if key is None else jax.random.split(key)
-        x = self.features(x, keys[0])
-        return self.dense1(self.dropout(x, deterministic=key is None, rngs=keys[1]))
-
-    def features(
-        self, x: Float[Array, "B L S"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B F"]:
-        """What the last layer reads; with a key, what that reads is dropped at random."""
+    def trunk(self, x: Float[Array, "B L S"]) -> Float[Array, "B W"]:
         x = jnp.pad(self.embedding(x), ((0, 0), (1, 1), (0, 0)))
         windows = jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=-1)
-        x = jax.nn.relu(self.windows(windows)).max(axis=1)
-        x = self.dropout(x, deterministic=key is None, rngs=key)
-        return jax.nn.relu(self.dense0(x))
+        return jax.nn.relu(self.windows(windows)).max(axis=1)
+
+    def inputs(
+        self, key: PRNGKeyArray, examples: Integer[Array, "B L"], recipe: Recipe
+    ) -> Float[Array, "B L S"]:
+        return jax.nn.one_hot(examples, self.num_symbols)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph", "rank"])
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["graph"])
 @dataclass(frozen=True)
 class Classifier:
     """A trained network, a pytree; call it on examples [..., *shape] for logits [..., K].
@@ -189,12 +215,10 @@ class Classifier:
     Attributes:
       graph: the network without its parameters.
       params: nested dicts of arrays.
-      rank: of one example's shape.
     """
 
     graph: Any
     params: Any
-    rank: int = 3
 
     def __call__(self, examples: Float[Array, "*batch_shape"]) -> Float[Array, "*batch K"]:
         return self._apply("__call__", examples)
@@ -204,21 +228,15 @@ class Classifier:
         return self._apply("features", examples)
 
     def _apply(self, method: str, examples: Array) -> Array:
-        batch, shape = examples.shape[: -self.rank], examples.shape[-self.rank :]
-        flat = jnp.clip(examples, 0, 1).reshape(-1, *shape)
         network = nnx.merge(self.graph, self.params)
+        batch, shape = examples.shape[: -network.rank], examples.shape[-network.rank :]
+        flat = jnp.clip(examples, 0, 1).reshape(-1, *shape)
         return getattr(network, method)(flat).reshape(*batch, -1)
 
 
 def image_modalities(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """The names of those modalities that are images: bytes of shape [N, H, W, C]."""
     return [name for name, x in arrays.items() if x.ndim == 4 and x.dtype == np.uint8]
-
-
-def num_symbols(dataset: data.Dataset, name: str) -> int | None:
-    """The size of a text's vocabulary; None for a modality that is no text."""
-    vocabulary = dataset.vocabularies.get(name)
-    return None if vocabulary is None else len(vocabulary.symbols)
 
 
 def judged_modalities(dataset: data.Dataset) -> list[str]:
@@ -273,8 +291,9 @@ def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -
             f"classifiers: {name!r} should be an image, uint8 [H, W, C], or a text, "
             f"got {examples.dtype} {list(examples.shape[1:])}"
         )
-    symbols = num_symbols(dataset, name)
-    shape = (*examples.shape[1:], *([symbols] if symbols else []))
+    shape = examples.shape[1:]
+    if name in dataset.vocabularies:
+        shape = (*shape, len(dataset.vocabularies[name].symbols))
     build = partial(new_classifier, shape, dataset.num_classes, recipe)
     path = cache_path(dataset, name, recipe)
     if path.exists():
@@ -287,7 +306,6 @@ def load_classifier(dataset: data.Dataset, name: str, recipe: Recipe = RECIPE) -
         examples,
         dataset.train.labels,
         recipe,
-        symbols,
         description=f"training the classifier of {name}",
     )
     write_classifier(path, classifier)
@@ -305,9 +323,9 @@ def new_classifier(
     shape: tuple[int, ...], num_classes: int, recipe: Recipe, key: PRNGKeyArray
 ) -> Classifier:
     """An untrained classifier of images [H, W, C], or of one-hot texts [L, S]."""
-    network = Network if len(shape) == 3 else TextNetwork
+    network = ImageNetwork if len(shape) == 3 else TextNetwork
     graph, state = nnx.split(network(shape, num_classes, recipe, rngs=nnx.Rngs(key)))
-    return Classifier(graph, nnx.to_pure_dict(state), len(shape))
+    return Classifier(graph, nnx.to_pure_dict(state))
 
 
 def train_classifier(
@@ -315,8 +333,6 @@ def train_classifier(
     examples: Integer[np.ndarray, "N ..."],
     labels: Int[np.ndarray, " N"],
     recipe: Recipe,
-    num_symbols: int | None = None,
-    *,
     description: str,
 ) -> Classifier:
     """Train on all examples: smoothed cross-entropy, AdamW; images turned, stretched and shifted.
@@ -326,7 +342,6 @@ def train_classifier(
       examples: images, uint8 [N, H, W, C], or texts, ids [N, L].
       labels: integers in [0, K).
       recipe: how.
-      num_symbols: of the texts' vocabulary.
       description: of the progress bar.
 
     Returns:
@@ -340,11 +355,11 @@ def train_classifier(
         indices = data.epoch_indices(0, len(labels), recipe.batch_size, first, size)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(1)))(first + jnp.arange(size))
         params, moments = train_steps(
-            recipe, num_symbols, classifier.graph, params, moments, examples, labels, indices, keys
+            recipe, classifier.graph, params, moments, examples, labels, indices, keys
         )
         # Dispatching is asynchronous: without this the bar would fill at once and then stand.
         jax.block_until_ready(params)
-    return dataclasses.replace(classifier, params=params)
+    return Classifier(classifier.graph, params)
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -353,10 +368,9 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adamw(schedule, weight_decay=recipe.weight_decay)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def train_steps(
     recipe: Recipe,
-    num_symbols: int | None,
     graph: Any,
     params: Any,
     moments: Any,
@@ -377,10 +391,7 @@ def train_steps(
         params, moments = carry
         index, key = now
         augment_key, dropout_key = jax.random.split(key)
-        if num_symbols is None:
-            batch = augment(augment_key, data.to_float(examples[index]), recipe)
-        else:
-            batch = jax.nn.one_hot(examples[index], num_symbols)
+        batch = nnx.merge(graph, params).inputs(augment_key, examples[index], recipe)
         gradient = jax.grad(loss)(params, batch, labels[index], dropout_key)
         updates, moments = optimizer(recipe).update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), None
@@ -449,7 +460,7 @@ def read_classifier(path: Path, build: Callable[[PRNGKeyArray], Classifier]) -> 
             return jnp.asarray(leaf)
 
         params = jax.tree_util.tree_map_with_path(read, template.params)
-    return dataclasses.replace(template, params=params)
+    return Classifier(template.graph, params)
 
 
 def accuracy(

@@ -41,7 +41,7 @@ def cluster_probabilities(
 
     @jax.jit
     def program(params: Any, key: PRNGKeyArray, batch: Any) -> Array:
-        batch = {name: data.to_float(x) for name, x in batch.items()}
+        batch = data.to_float(batch)
         return model.clusters(params, key, batch).T
 
     counts, parts = [], []

@@ -106,7 +106,7 @@ def generate_from_subsets(
     def program(
         params: Any, classifiers: Classifiers, keys: PRNGKeyArray, batch: Any
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        batch = {name: data.to_float(x) for name, x in batch.items()}
+        batch = data.to_float(batch)
         encodings = model.encodings(params, batch)
         nobody = jnp.full((num_samples, len(batch[names[0]])), -1)
 
@@ -288,7 +288,7 @@ def conditional_diversity(
 
     @jax.jit
     def program(params: Any, keys: PRNGKeyArray, batch: Any) -> dict[str, Array]:
-        batch = {name: data.to_float(x) for name, x in batch.items()}
+        batch = data.to_float(batch)
         encodings = model.encodings(params, batch)
 
         def distance(name: str, key: PRNGKeyArray) -> Array:

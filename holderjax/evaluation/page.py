@@ -14,8 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
+from holderjax.data.images import open_image
 from holderjax.evaluation.figures import Comparison, draw, frontier_figure, training_figure
 from holderjax.evaluation.frontier import (
     Estimate,
@@ -425,13 +424,9 @@ def samples_html(section: Section, root: Path) -> str:
 
 def picture_html(path: Path, caption: str) -> str:
     """A picture file, in a palette to save space, in a box that scrolls by itself."""
-    file = io.BytesIO()
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.convert("RGB").quantize(PICTURE_COLORS).save(file, "PNG", optimize=True)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not readable as a picture: {error}") from error
+    image, file = open_image(path), io.BytesIO()
+    width, height = image.size
+    image.convert("RGB").quantize(PICTURE_COLORS).save(file, "PNG", optimize=True)
     uri = data_uri(file.getvalue(), "png")
     return (
         f'<figure><div class="scroll grid" role="region" aria-label="{escape(caption)}" '

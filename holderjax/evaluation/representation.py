@@ -75,7 +75,7 @@ def representations(
 
     @jax.jit
     def program(params: Any, batch: Any, mask: Array) -> tuple[Float[Array, "B D"], Any]:
-        batch = {name: data.to_float(x) for name, x in batch.items()}
+        batch = data.to_float(batch)
         return model.infer(params, batch, mask)
 
     everything = np.ones(len(names), bool)

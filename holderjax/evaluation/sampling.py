@@ -52,7 +52,7 @@ def latents_given_subsets(
 
     @jax.jit
     def draw(params: Any, keys: PRNGKeyArray, batch: Any) -> Any:
-        batch = {name: data.to_float(x) for name, x in batch.items()}
+        batch = data.to_float(batch)
         encodings = model.encodings(params, batch)
         return jax.lax.map(
             lambda args: model.latents(params, encodings, *args), (keys, jnp.asarray(subsets))

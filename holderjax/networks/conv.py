@@ -27,7 +27,7 @@ class ConvEncoder(nnx.Module):
     def __init__(
         self, shape: tuple[int, ...], *, widths: tuple[int, ...] = WIDTHS, rngs: nnx.Rngs
     ) -> None:
-        sizes = _halvings(image_size(shape), len(widths))
+        sizes = halvings(image_size(shape), len(widths))
         self.features = sizes[-1] ** 2 * widths[-1]
         pairs = zip((shape[-1], *widths[:-1]), widths, strict=True)
         self.layers = nnx.Dict(
@@ -54,7 +54,7 @@ class ConvDecoder(nnx.Module):
         widths: tuple[int, ...] = WIDTHS,
         rngs: nnx.Rngs,
     ) -> None:
-        self.sizes = tuple(reversed(_halvings(image_size(shape), len(widths))))
+        self.sizes = tuple(reversed(halvings(image_size(shape), len(widths))))
         self.width = widths[-1]
         self.input = nnx.Linear(in_features, self.sizes[0] ** 2 * self.width, rngs=rngs)
         channels = (*reversed(widths), shape[-1])
@@ -74,7 +74,7 @@ class ConvDecoder(nnx.Module):
         return x
 
 
-def _halvings(size: int, times: int) -> list[int]:
+def halvings(size: int, times: int) -> list[int]:
     """The size before and after each stride-2 convolution: 28, 14, 7, 4."""
     sizes = [size]
     for _ in range(times):

@@ -6,10 +6,13 @@ appendix; Sutter et al. 2021, appendix).
 
 from __future__ import annotations
 
+from math import ceil, log2
 from typing import TYPE_CHECKING
 
 import jax
 from flax import nnx
+
+from holderjax.networks.conv import halvings
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -31,7 +34,7 @@ class TextEncoder(nnx.Module):
     ) -> None:
         if len(shape) != 1:
             raise ValueError(f"shape: a text network needs [L], got {shape}")
-        sizes = _halvings(shape[0])
+        sizes = halvings(shape[0], _layers(shape[0]))
         self.features = sizes[-1] * width
         self.embedding = nnx.Embed(num_symbols, width, rngs=rngs)
         self.layers = nnx.Dict(
@@ -57,7 +60,7 @@ class TextDecoder(nnx.Module):
         if len(shape) != 2:
             raise ValueError(f"shape: a text network makes logits [L, K], got {shape}")
         length, num_symbols = shape
-        self.sizes = tuple(reversed(_halvings(length)))
+        self.sizes = tuple(reversed(halvings(length, _layers(length))))
         self.width = width
         self.input = nnx.Linear(in_features, self.sizes[0] * width, rngs=rngs)
         self.layers = nnx.Dict(
@@ -78,9 +81,6 @@ class TextDecoder(nnx.Module):
         return self.output(jax.nn.relu(x))
 
 
-def _halvings(length: int) -> list[int]:
-    """The length before and after each stride-2 convolution: 32, 16, 8, 4."""
-    sizes = [length]
-    while sizes[-1] > POSITIONS:
-        sizes.append((sizes[-1] + 1) // 2)
-    return sizes
+def _layers(length: int) -> int:
+    """How many times a text is halved until at most `POSITIONS` are left."""
+    return max(0, ceil(log2(length / POSITIONS)))

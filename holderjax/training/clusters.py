@@ -69,7 +69,7 @@ def fit_clusters(
 
     @jax.jit
     def moments(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        batch = {name: to_float(x) for name, x in batch.items()}
+        batch = to_float(batch)
         posterior = model.encode(params, batch)
         return posterior.mean(), posterior.variance()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -271,7 +271,7 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
     """What a model has to know of its data, as JSON values, for `build_model`."""
     return {
         "modalities": {name: list(shape) for name, shape in dataset.modalities.items()},
-        "vocabularies": {name: asdict(v) for name, v in dataset.vocabularies.items()},
+        "vocabularies": {name: v.to_json() for name, v in dataset.vocabularies.items()},
         "binary": list(dataset.binary),
     }
 
@@ -279,8 +279,8 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
 def read_vocabularies(facts: Mapping[str, Any]) -> dict[str, data.Vocabulary]:
     """Those of the texts in `data_facts`, which runs of before there were texts do not have."""
     return {
-        name: data.Vocabulary(tuple(v["symbols"]), v["separator"])
-        for name, v in facts.get("vocabularies", {}).items()
+        name: data.Vocabulary.from_json(values)
+        for name, values in facts.get("vocabularies", {}).items()
     }
 
 

@@ -309,7 +309,14 @@ class Recorder:
         self._programs, self._display = programs, display
 
     def record(self, first: int, last: int, metrics: Any, state: TrainState | None = None) -> None:
-        """Look at the metrics of a dispatch; with the state after it, write checkpoints."""
+        """Look at the metrics of a dispatch; with the state after it, write checkpoints.
+
+        Args:
+          first: steps before the dispatch.
+          last: steps after it.
+          metrics: by name, [devices, P, S, ...].
+          state: leaves [P, ...].
+        """
         every_step = flatten(jax.device_get(unreplicate(metrics)))
         test_losses = None if state is None else self._programs.test_loss(state.params)
         state, losses = jax.device_get(state), []

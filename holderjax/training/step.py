@@ -129,7 +129,7 @@ def local_keys(key: PRNGKeyArray, local_batch: int) -> PRNGKeyArray:
 
 def gather(examples: Examples, index: Int[Array, " B"]) -> dict[str, Float[Array, "B *shape"]]:
     """The indexed examples, images as floats in [0, 1]; with their mask where there is one."""
-    return {name: to_float(array[index]) for name, array in examples.items()}
+    return to_float({name: array[index] for name, array in examples.items()})
 
 
 def make_held_out_loss(

@@ -23,6 +23,23 @@ def test_a_sweep_is_every_combination(tmp_path: Path) -> None:
     assert [group[0].system for group in groups] == ["mmvae", "holder"]
 
 
+@pytest.mark.slow
+def test_a_sweep_is_ordinary_runs_of_every_combination(tmp_path: Path) -> None:
+    results = [result for group in sweep(config(tmp_path)) for result in group]
+    names = [
+        f"{system}_beta{beta}_seed{seed}"
+        for system in ("mmvae", "holder")
+        for beta in ("1", "2.5")
+        for seed in (0, 3)
+    ]
+    assert [result.path.name for result in results] == names
+    for name in names:
+        run = load_run(tmp_path / name)
+        settings = run.config.system, f"{run.config.beta:g}", run.config.seed
+        assert name == "{}_beta{}_seed{}".format(*settings)
+        assert run.step == 4
+
+
 def test_a_stopped_sweep_goes_on_and_takes_more_ordinary_runs(tmp_path: Path) -> None:
     part = {"systems": ("mmvae",), "seeds": (0,)}
     next(sweep(config(tmp_path, **part)))
