@@ -35,6 +35,8 @@ $(PARITY_READY): pyproject.toml constraints.txt $(PEERS)
 demo: $(READY)
 	$(BIN)/python experiments/digits.py --out $(OUT) --resume $(if $(STEPS),--steps $(STEPS))
 
+# Half of the tests' time is XLA compiling programs that run once: here it optimises them less.
+test: export XLA_FLAGS := --xla_backend_optimization_level=0 $(XLA_FLAGS)
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

@@ -1,50 +1,26 @@
-"""Compiled programs and one uninterrupted run, shared by all training tests of a session."""
+"""One uninterrupted run, shared by all training tests of a session."""
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import pytest
 import tiny_run
-from jax.experimental.compilation_cache import compilation_cache
 
 from holderjax.training import train
 
 
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all pytest-xdist workers."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once(shared_folder: Path) -> Iterator[None]:
-    """Most tests run the same programs: XLA compiles each of them once for the whole session."""
-    settings = {
-        "jax_compilation_cache_dir": str(shared_folder / "xla"),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        tiny_run.register()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+@pytest.fixture(autouse=True, scope="session")
+def _tiny_data() -> None:
+    """The data set of the tests is known by its name."""
+    tiny_run.register()
 
 
 @pytest.fixture(scope="module")
-def finished(shared_folder: Path, _compile_once: None) -> Path:
+def finished(shared_folder: Path) -> Path:
     """The folder of an uninterrupted run, trained once for the session, to be read only."""
     out = shared_folder / "finished"
     with (shared_folder / "finished.lock").open("w") as lock:
