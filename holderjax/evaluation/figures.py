@@ -21,11 +21,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from holderjax.evaluation.frontier import (
-    COHERENCE,
     KINDS,
     Kind,
     Point,
     Score,
+    coherence_scores,
     frontier,
     quality_scores,
 )
@@ -116,19 +116,20 @@ def style(index: int) -> dict[str, Any]:
     }
 
 
-def frontier_figure(section: Section) -> Comparison:
+def frontier_figure(section: Section) -> Comparison | None:
     """Quality against coherence, conditional and unconditional: a curve over beta per system.
 
     Args:
       section: runs of one data set.
 
     Returns:
-      A panel for each kind of coherence that the runs have.
+      A panel for each kind of coherence that the runs have; None if they have none.
     """
-    qualities = quality_scores([run.metrics for run in section.runs])
+    metrics = [run.metrics for run in section.runs]
+    qualities, coherences = quality_scores(metrics), coherence_scores(metrics)
     panels, rows = [], []
     for kind in KINDS:
-        quality, coherence = qualities[kind], COHERENCE[kind]
+        quality, coherence = qualities[kind], coherences[kind]
         points = frontier(section.seeds, quality, coherence)
         if points:
             panels.append(_frontier_panel(section, kind, points, quality, coherence))
@@ -141,7 +142,7 @@ def frontier_figure(section: Section) -> Comparison:
         *("quality", "quality_standard_error", "quality_seeds"),
         *("coherence", "coherence_standard_error", "coherence_seeds", "pareto_optimal"),
     )
-    return Comparison("frontier", tuple(panels), columns, tuple(rows))
+    return Comparison("frontier", tuple(panels), columns, tuple(rows)) if panels else None
 
 
 def _row(point: Point, quality: Score) -> tuple[Any, ...]:

@@ -43,6 +43,8 @@ COHERENCE: dict[Kind, Score] = {
     "conditional": Score("leave-one-out coherence", ("coherence", "leave_one_out"), "higher"),
     "unconditional": Score("unconditional coherence", ("coherence", "unconditional"), "higher"),
 }
+# Of data without labels, coherence is the F1 of what is yes or no in it.
+F1 = Score("leave-one-out F1", ("f1", "leave_one_out"), "higher")
 RECONSTRUCTION = Score("reconstruction error", ("reconstruction", "absolute_error"), "lower")
 # By preference. A Fréchet distance in a classifier's features is not FID and is not called so.
 DISTANCES = {"fid": "FID", "classifier_fd": "classifier-fd"}
@@ -154,6 +156,20 @@ def quality_scores(runs: Sequence[Metrics]) -> dict[Kind, Score]:
     return dict.fromkeys(KINDS, RECONSTRUCTION)
 
 
+def coherence_scores(runs: Sequence[Metrics]) -> dict[Kind, Score]:
+    """What is called coherence: of classes, or, if no run has that, of what is yes or no.
+
+    Args:
+      runs: the metrics of each.
+
+    Returns:
+      The score for either kind. The F1 is of conditional samples alone.
+    """
+    if any(score_of(m, score.path) is not None for m in runs for score in COHERENCE.values()):
+        return COHERENCE
+    return {**COHERENCE, "conditional": F1}
+
+
 def pareto_optimal(
     quality: Float[np.ndarray, " N"], coherence: Float[np.ndarray, " N"]
 ) -> Bool[np.ndarray, " N"]:
@@ -197,16 +213,20 @@ def frontier(seeds: Seeds, quality: Score, coherence: Score) -> list[Point]:
 
 def table_scores(runs: Sequence[Metrics]) -> dict[str, list[Score]]:
     """The columns of the tables, by title: every score that at least one of the runs has."""
-    sizes = sorted({int(size) for m in runs for size in m["coherence"].get("by_subset_size", {})})
+
+    def by_size(key: str) -> list[Score]:
+        sizes = {int(size) for m in runs for size in m.get(key, {}).get("by_subset_size", {})}
+        return [
+            Score(f"{n} observed", (key, "by_subset_size", str(n)), "higher") for n in sorted(sizes)
+        ]
+
     tables = {
         "Coherence": [
             COHERENCE["conditional"],
-            *(
-                Score(f"{n} observed", ("coherence", "by_subset_size", str(n)), "higher")
-                for n in sizes
-            ),
+            *by_size("coherence"),
             COHERENCE["unconditional"],
         ],
+        "F1": [F1, *by_size("f1")],
         "Quality": [
             *(
                 Score(f"{kind} {label}", (key, kind), "lower")

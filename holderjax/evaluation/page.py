@@ -17,9 +17,11 @@ from typing import Any, Literal
 from holderjax.data.images import open_image
 from holderjax.evaluation.figures import Comparison, draw, frontier_figure, training_figure
 from holderjax.evaluation.frontier import (
+    F1,
     Estimate,
     Score,
     best,
+    coherence_scores,
     estimate_score,
     quality_scores,
     table_scores,
@@ -159,17 +161,17 @@ def section_html(section: Section, figures: Sequence[Comparison], root: Path) ->
 
     Args:
       section: the runs.
-      figures: the frontier, and the curves of training if there are any.
+      figures: the frontier and the curves of training, if there are any.
       root: what the run folders' names are relative to.
     """
-    frontier, *training = figures
+    drawn = {figure.name: figure for figure in figures}
     anchor = slug(section.name)
     references = references_for(section.data)
     parts = {
-        "frontier": frontier_html(section, frontier),
+        "frontier": frontier_html(section, drawn["frontier"]) if "frontier" in drawn else "",
         "scores": scores_html(section),
         "published": references_html(section, references),
-        "training": "".join(training_html(figure) for figure in training),
+        "training": training_html(drawn["training"]) if "training" in drawn else "",
         "samples": samples_html(section, root),
         "runs": runs_html(section, root),
         "versions": versions_html(section),
@@ -233,7 +235,8 @@ def notices_html(section: Section) -> str:
 
 def frontier_html(section: Section, figure: Comparison) -> str:
     """The frontier's panels and how to read them."""
-    quality = quality_scores([run.metrics for run in section.runs])["conditional"].label
+    metrics = [run.metrics for run in section.runs]
+    quality = quality_scores(metrics)["conditional"].label
     caption = (
         "Means over seeds, bars of one standard error; a line joins the betas of a system. Up and "
         "to the left is better. Filled: Pareto-optimal by the means, no other point is at least as "
@@ -244,7 +247,12 @@ def frontier_html(section: Section, figure: Comparison) -> str:
             " Classifier-fd is the Fréchet distance in the features of the classifiers that judge "
             "coherence, averaged over modalities. It is not FID, and no figure to compare with it."
         )
-    elif "error" in quality:
+    if coherence_scores(metrics)["conditional"] is F1:
+        caption += (
+            " The data has no classes: coherence is the F1 of the modalities of yes and no, given "
+            "all others."
+        )
+    if "error" in quality:
         caption += (
             " Quality is the mean absolute error of reconstructions, the same in both panels: not "
             "every run has a Fréchet distance."
@@ -396,7 +404,7 @@ def own_figures(section: Section, row: Reference) -> list[str]:
     """The runs' own values of a published score, by each curve and beta that compares."""
     found = []
     for group in section.groups:
-        if row.path is None or group.system != row.system or row.beta not in (None, group.beta):
+        if group.system != row.system or row.beta not in (None, group.beta):
             continue
         value = estimate_score([run.metrics for run in group.runs], row.path)
         if value is not None:

@@ -451,22 +451,23 @@ def kind_of_component(size: int) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def coherence_curves(
-    run: Run, path: Path, table: Table, unconditional: float | None, num_classes: int
+def subset_curves(
+    run: Run, path: Path, title: str, label: str, table: Table, levels: Mapping[str, float | None]
 ) -> Path:
-    """Conditional coherence against the number of observed modalities.
+    """Scores of samples, between 0 and 1, against the number of observed modalities.
 
     Args:
       run: whose training.
       path: of the picture.
-      table: conditional coherences by observed names, then by target.
-      unconditional: coherence, drawn as a line across.
-      num_classes: whose reciprocal is chance.
+      title: what it shows.
+      label: of the scores.
+      table: by observed names, then by target.
+      levels: drawn as lines across, by their names, where there are any.
 
     Returns:
       The path.
     """
-    figure, (axes,) = panels(heading(run, "Conditional coherence"), (6.4,))
+    figure, (axes,) = panels(heading(run, title), (6.4,))
     for i, name in enumerate(run.model.modalities):
         points = [(o.count(",") + 1, row[name]) for o, row in table.items() if name in row]
         if not points:
@@ -478,13 +479,10 @@ def coherence_curves(
     mean = by_subset_size(table)
     axes.plot([int(size) for size in mean], list(mean.values()), "o-", color=INK, linewidth=2.4)
     axes.lines[-1].set_label("mean over targets")
-    for level, style, label in (
-        (unconditional, "--", "unconditional"),
-        (1 / num_classes, ":", "conditional at chance"),
-    ):
+    for (name, level), style in zip(levels.items(), ("--", ":"), strict=False):
         if level is not None:
-            axes.axhline(level, color=PALE, linestyle=style, label=f"{label} ({level:.2f})")
-    axes.set(xlabel="observed modalities", ylabel="accuracy of the target's classifier")
+            axes.axhline(level, color=PALE, linestyle=style, label=f"{name} ({level:.2f})")
+    axes.set(xlabel="observed modalities", ylabel=label)
     axes.set(ylim=(0, 1), xticks=[int(size) for size in mean])
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return save(figure, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from holderjax.evaluation.classifiers import (
 )
 from holderjax.evaluation.clustering import cluster_probabilities, clustering_scores
 from holderjax.evaluation.coherence import (
+    YES,
     Classifiers,
     Table,
     all_subsets,
@@ -34,6 +35,7 @@ from holderjax.evaluation.coherence import (
     class_diversity,
     coherence_table,
     conditional_diversity,
+    f1_table,
     generate_from_subsets,
     leave_one_out,
     self_reconstruction,
@@ -81,6 +83,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run, write ``metrics.json`` and the pictures into its folder, print a table.
 
+    Coherence, classifier-fd and what latents know of the class need labels; data without them is
+    scored by the rest.
+
     Args:
       path: the run folder.
       checkpoint: the last one or the one of the lowest held-out loss.
@@ -97,34 +102,49 @@ def evaluate(
 
     Raises:
       FileNotFoundError: if the path is no run folder, or there are no weights of Inception.
-      ValueError: if the data has no labels, or no image modality, or the weights are damaged.
+      ValueError: for a model with less than two modalities, labelled data of which no classifier
+        can read anything, or damaged weights.
     """
     run = load_run(path, checkpoint)
     weights = None if inception is None else load_inception(inception)
     dataset = run.dataset()
     split = first_examples(dataset.test, examples)
-    classifiers = load_classifiers(dataset, recipe)
+    labelled = dataset.num_classes > 0
+    classifiers = load_classifiers(dataset, recipe) if labelled else {}
     key = jax.random.key(seed)
-    judged = {
-        name: Partial(type(classifiers[name]).features, classifiers[name])
-        for name in image_modalities(split.arrays)
-    }
-    measures = {"classifier_fd": measure(judged, split.arrays)}
+    measures = {}
+    if labelled:
+        judged = {
+            name: Partial(type(classifiers[name]).features, classifiers[name])
+            for name in image_modalities(split.arrays)
+        }
+        measures["classifier_fd"] = measure(judged, split.arrays)
     if weights is not None:
         measures["fid"] = fid_measure(weights, dataset, split)
     metrics = {
         **describe(run, checkpoint, split, seed),
-        "classifier": {
-            "accuracy": classifier_accuracy(classifiers, as_means(run.model, dataset.test))
-        },
-        **score(run.model, run.params, split, classifiers, key, num_samples, prior_samples),
-        # A key beyond the three of `score`.
-        **frechet_scores(run, measures, split, jax.random.fold_in(key, 3), prior_samples),
-        "representation": linear_accuracy(run.model, run.params, dataset.train, split),
+        **score(
+            run.model,
+            run.params,
+            split,
+            classifiers,
+            key,
+            num_samples,
+            prior_samples,
+            binary=dataset.binary,
+        ),
     }
+    if measures:
+        # A key beyond the three of `score`.
+        fold = jax.random.fold_in(key, 3)
+        metrics |= frechet_scores(run, measures, split, fold, prior_samples)
     if weights is not None:
         metrics["fid"]["weights"] = weights.digest
-    if run.model.system.prior == "mixture":
+    if labelled:
+        accuracies = classifier_accuracy(classifiers, as_means(run.model, dataset.test))
+        metrics["classifier"] = {"accuracy": accuracies}
+        metrics["representation"] = linear_accuracy(run.model, run.params, dataset.train, split)
+    if labelled and run.model.system.prior == "mixture":
         probabilities = cluster_probabilities(
             run.model, run.params, split.arrays, jax.random.fold_in(key, 4)
         )
@@ -187,49 +207,63 @@ def score(
     key: PRNGKeyArray,
     num_samples: int,
     prior_samples: int,
+    *,
+    binary: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Every score of a model, as nested dicts of numbers.
+    """Every score of a model's samples, as nested dicts of numbers.
 
     Args:
       model: of at least two modalities.
       params: its parameters.
-      split: real examples with labels.
-      classifiers: by modality.
+      split: real examples.
+      classifiers: by modality; none for examples without labels.
       key: PRNG key.
       num_samples: per example and observed subset.
       prior_samples: for unconditional coherence.
+      binary: the modalities whose values are yes or no.
 
     Returns:
-      ``coherence``, ``reconstruction`` and ``diversity``. Modalities without a classifier are
-      observed but not judged, and listed under ``coherence.unjudged``; unconditional coherence is
-      None if fewer than two have one.
+      ``reconstruction`` and ``diversity``; ``coherence`` where there are classifiers, ``f1`` where
+      there are binary modalities. Modalities without a classifier are observed but not judged by
+      coherence, and listed under ``coherence.unjudged``; unconditional coherence is None if fewer
+      than two have one.
     """
     keys = jax.random.split(key, 3)
     generated = generate_from_subsets(
-        model, params, classifiers, split.arrays, keys[0], num_samples=num_samples
+        model, params, classifiers, split.arrays, keys[0], binary=binary, num_samples=num_samples
     )
-    table = coherence_table(generated, split.labels)
-    by_target = leave_one_out(table)
-    unconditional = None
-    if len(classifiers) > 1:
-        unconditional = unconditional_coherence(
-            model, params, classifiers, keys[1], num_samples=prior_samples
-        )
     few = first_examples(split, min(len(split), DIVERSITY_EXAMPLES))
-    return {
-        "coherence": {
-            "leave_one_out": float(np.mean(list(by_target.values()))),
-            "leave_one_out_by_target": by_target,
-            "by_subset_size": by_subset_size(table),
-            "unconditional": unconditional,
-            "by_subset": table,
-            "unjudged": [name for name in model.modalities if name not in classifiers],
-        },
+    diversity = {"conditional": conditional_diversity(model, params, few.arrays, keys[2])}
+    if split.labels is not None:
+        diversity["real"] = class_diversity(as_means(model, split).arrays, split.labels)
+    scores = {
         "reconstruction": self_reconstruction(generated, split.labels),
-        "diversity": {
-            "conditional": conditional_diversity(model, params, few.arrays, keys[2]),
-            "real": class_diversity(as_means(model, split).arrays, split.labels),
-        },
+        "diversity": diversity,
+    }
+    if classifiers:
+        unconditional = None
+        if len(classifiers) > 1:
+            unconditional = unconditional_coherence(
+                model, params, classifiers, keys[1], num_samples=prior_samples
+            )
+        scores["coherence"] = {
+            **subset_scores(coherence_table(generated, split.labels)),
+            "unconditional": unconditional,
+            "unjudged": [name for name in model.modalities if name not in classifiers],
+        }
+    if generated.f1:
+        scores["f1"] = {**subset_scores(f1_table(generated)), "threshold": YES}
+    return scores
+
+
+def subset_scores(table: Table) -> dict[str, Any]:
+    """A table of scores by subset, and its means."""
+    by_target = leave_one_out(table)
+    return {
+        "leave_one_out": float(np.mean(list(by_target.values()))),
+        "leave_one_out_by_target": by_target,
+        "by_subset_size": by_subset_size(table),
+        "by_subset": table,
     }
 
 
@@ -259,7 +293,9 @@ def frechet_scores(
     distances = frechet_distances(
         run.model, run.params, measures, split.arrays, subsets, key, prior_samples
     )
-    scores: dict[str, Any] = {"classifier_fd": given_others_and_nothing(distances["classifier_fd"])}
+    scores: dict[str, Any] = {}
+    if "classifier_fd" in measures:
+        scores["classifier_fd"] = given_others_and_nothing(distances["classifier_fd"])
     if "fid" in measures:
         counts = {"real_images": len(split), "prior_samples": prior_samples}
         scores["fid"] = {**fid_scores(distances["fid"]), **counts}
@@ -293,20 +329,25 @@ def write_pictures(
     from holderjax.evaluation import pictures
 
     names = list(run.model.modalities)
-    coherence, lines = metrics["coherence"], read_metrics(run.path)
+    lines = read_metrics(run.path)
     files = [
         pictures.conditional_grids(
             run, run.path / "conditional.png", split, pictures.nested_subsets(names)
         ),
         pictures.unconditional_grid(run, run.path / "unconditional.png"),
-        pictures.coherence_curves(
-            run,
-            run.path / "coherence.png",
-            coherence["by_subset"],
-            coherence["unconditional"],
-            num_classes,
-        ),
     ]
+    if "coherence" in metrics:
+        coherence = metrics["coherence"]
+        levels = {"unconditional": coherence["unconditional"]}
+        levels["conditional at chance"] = 1 / num_classes
+        title, label = "Conditional coherence", "accuracy of the target's classifier"
+        path = run.path / "coherence.png"
+        files.append(
+            pictures.subset_curves(run, path, title, label, coherence["by_subset"], levels)
+        )
+    if "f1" in metrics:
+        title, path = "F1 of yes and no", run.path / "f1.png"
+        files.append(pictures.subset_curves(run, path, title, "F1", metrics["f1"]["by_subset"], {}))
     if lines:
         files.append(pictures.training_curves(run, run.path / "training.png", lines))
         one = {name: data.to_float(x[:1]) for name, x in split.arrays.items()}
@@ -317,40 +358,58 @@ def write_pictures(
 
 def score_table(metrics: Mapping[str, Any]) -> RichTable:
     """The scores of every modality, and their means."""
-    coherence, reconstruction = metrics["coherence"], metrics["reconstruction"]
-    sizes = list(coherence["by_subset_size"])
+    reconstruction = metrics["reconstruction"]
+    # By preference; a modality that both can judge has the accuracy here.
+    judges = [
+        (metrics[key]["by_subset"], reconstruction[all_given], label)
+        for key, all_given, label in (
+            ("coherence", "classifier_accuracy", "accuracy"),
+            ("f1", "f1", "F1"),
+        )
+        if key in metrics
+    ]
+    sizes = sorted({size for table, _, _ in judges for size in by_subset_size(table)}, key=int)
     table = RichTable(
         title=f"{metrics['system']} on {metrics['data']}, step {metrics['step']:,}",
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
-    table.add_column("target", no_wrap=True)
+    for column in ("target", "judged by"):
+        table.add_column(column, no_wrap=True)
     for column in ("real", *sizes, "all", "error", "diversity"):
         table.add_column(column, justify="right", no_wrap=True)
-    rows = []
+    rows: dict[str, list[list[float | None]]] = {}
     for name, error in reconstruction["absolute_error"].items():
-        real = metrics["diversity"]["real"][name]
-        rows.append(
-            [
-                metrics["classifier"]["accuracy"].get(name),
-                *(by_subset_size(only(coherence["by_subset"], name)).get(s) for s in sizes),
-                reconstruction["classifier_accuracy"].get(name),
-                error,
-                metrics["diversity"]["conditional"][name] / real if real else None,
-            ]
+        by_subset, given_all, label = next(
+            (judge for judge in judges if name in judge[1]), ({}, {}, "-")
         )
-        table.add_row(name, *map(number, rows[-1]))
+        real = metrics["diversity"].get("real", {}).get(name)
+        distance = metrics["diversity"]["conditional"][name]
+        row = [
+            metrics.get("classifier", {}).get("accuracy", {}).get(name),
+            *(by_subset_size(only(by_subset, name)).get(size) for size in sizes),
+            given_all.get(name),
+            error,
+            distance / real if real else None,
+        ]
+        rows.setdefault(label, []).append(row)
+        table.add_row(name, label, *map(number, row))
     table.add_section()
-    columns = [[x for x in column if x is not None] for column in zip(*rows, strict=True)]
-    means = [float(np.mean(column)) if column else None for column in columns]
-    table.add_row("mean", *map(number, means), style="bold")
+    for label, each in rows.items():
+        columns = [[x for x in column if x is not None] for column in zip(*each, strict=True)]
+        means = [float(np.mean(column)) if column else None for column in columns]
+        table.add_row("mean", label, *map(number, means), style="bold")
     table.caption = (
-        "accuracy of the target's classifier on real images, on samples given so many other "
-        "modalities, and on reconstructions given all; mean absolute error of these; diversity of "
-        "samples given all others, relative to real images of one class\n"
-        f"coherence: leave-one-out {number(coherence['leave_one_out'])}, "
-        f"unconditional {number(coherence['unconditional'])}"
+        "accuracy of the target's classifier (or F1 of its yes and no) on real examples, on "
+        "samples given so many other modalities, and on reconstructions given all; mean absolute "
+        "error of these; diversity of samples given all others, relative to real examples of one "
+        "class"
     )
+    for key, label in (("coherence", "coherence"), ("f1", "F1")):
+        if key in metrics:
+            table.caption += f"\n{label}: leave-one-out {number(metrics[key]['leave_one_out'])}"
+    if "coherence" in metrics:
+        table.caption += f", unconditional {number(metrics['coherence']['unconditional'])}"
     if "fid" in metrics:
         fid = metrics["fid"]
         table.caption += (
@@ -361,7 +420,7 @@ def score_table(metrics: Mapping[str, Any]) -> RichTable:
 
 
 def only(table: Table, target: str) -> Table:
-    """The part of a table of coherences that is about one target."""
+    """The part of a table of scores that is about one target."""
     return {o: {target: row[target]} for o, row in table.items() if target in row}
 
 

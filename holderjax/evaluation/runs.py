@@ -15,6 +15,7 @@ from typing import Any
 
 from holderjax.evaluation.frontier import (
     COHERENCE,
+    F1,
     RECONSTRUCTION,
     Seeds,
     score_of,
@@ -212,7 +213,7 @@ def read_run(folder: Path) -> EvaluatedRun:
 
 def _check(path: Path, metrics: Any, config: TrainConfig) -> None:
     again = f"run `holderjax evaluate {shlex.quote(str(path.parent))}` again"
-    for key in ("system", "data", "checkpoint", "step", "examples", "coherence", "reconstruction"):
+    for key in ("system", "data", "checkpoint", "step", "examples", "reconstruction"):
         if not isinstance(metrics, dict) or key not in metrics:
             raise ValueError(f"{path}: expected {key!r} in it; {again}")
     for key, expected in (("system", config.system), ("data", config.data)):
@@ -222,7 +223,10 @@ def _check(path: Path, metrics: Any, config: TrainConfig) -> None:
             )
     try:
         table_scores([metrics])  # that all of them are numbers
-        needed = [COHERENCE["conditional"].path, RECONSTRUCTION.path]
+        needed = [
+            RECONSTRUCTION.path,
+            *(x.path for x in (COHERENCE["conditional"], F1) if x.path[0] in metrics),
+        ]
         missing = [path for path in needed if score_of(metrics, path) is None]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {error}; {again}") from error

@@ -21,6 +21,10 @@ from fake_models import (
     noisy_split,
     read_class,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import f1_score as f1
 
 from holderjax.data import batches
 from holderjax.evaluation.classifiers import accuracy
@@ -30,6 +34,8 @@ from holderjax.evaluation.coherence import (
     class_diversity,
     coherence_table,
     conditional_diversity,
+    f1_score,
+    f1_table,
     generate_from_subsets,
     leave_one_out,
     pairwise_distance,
@@ -65,6 +71,48 @@ def test_an_oracle_is_as_coherent_as_the_classifiers_are_accurate():
     for observed in every_proper_subset():
         assert table[",".join(observed)] == {n: real[n] for n in NAMES if n not in observed}
     assert leave_one_out(table) == real
+
+
+@given(
+    st.integers(1, 6).flatmap(
+        lambda d: st.tuples(
+            arrays(np.float32, (3, 4, d), elements=st.floats(0, 1, width=32)),
+            arrays(np.float32, (4, d), elements=st.sampled_from([0, 1])),
+        )
+    )
+)
+def test_f1_is_scikit_learns_of_each_example_at_one_half(case):
+    samples, x = case
+    found = np.asarray(f1_score(jnp.asarray(samples), jnp.asarray(x)))
+    for said, each in zip(samples > 0.5, found, strict=True):
+        expected = [f1(t, s, zero_division=1.0) for t, s in zip(x, said, strict=True)]
+        np.testing.assert_allclose(each, expected, atol=1e-6)
+
+
+def test_f1_is_of_what_was_not_observed_and_of_every_sample():
+    split = noisy_split(21)
+    flags = {name: np.where(x > 110, 255, 0).astype(np.uint8) for name, x in split.arrays.items()}
+    generated = generate_from_subsets(
+        CONSTANT, {}, {}, flags, KEY, binary=("m0", "m2"), num_samples=2, batch_size=8
+    )
+    assert generated.predictions == {}
+    # Images of one brightness are all yes or all no; 1/2 is not above 1/2, so the model says no.
+    expected = {name: (flags[name][:, 0, 0, 0] == 0).mean() for name in ("m0", "m2")}
+    assert 0.2 < min(expected.values()) < max(expected.values()) < 0.8
+    table = f1_table(generated)
+    for observed in every_proper_subset():
+        targets = [name for name in expected if name not in observed]
+        assert table.get(",".join(observed), {}).keys() == set(targets)
+        for name in targets:
+            assert table[",".join(observed)][name] == pytest.approx(expected[name])
+    assert self_reconstruction(generated, None)["f1"] == pytest.approx(expected)
+
+
+def test_without_anything_to_judge_by_there_are_still_errors():
+    split = noisy_split(21)
+    generated = generate_from_subsets(ORACLE, {}, {}, split.arrays, KEY)
+    assert generated.predictions == generated.f1 == coherence_table(generated, split.labels) == {}
+    assert self_reconstruction(generated, None)["absolute_error"] == dict.fromkeys(NAMES, 0.0)
 
 
 def test_a_model_that_ignores_its_input_is_coherent_by_chance():
@@ -204,7 +252,5 @@ def test_impossible_requests_are_refused():
     one = FakeModel(ORACLE.from_batch, ORACLE.from_prior, names=("m0",))
     with pytest.raises(ValueError, match="at least two modalities"):
         generate_from_subsets(one, {}, JUDGES, split.arrays, KEY)
-    with pytest.raises(ValueError, match="no classifier"):
-        generate_from_subsets(ORACLE, {}, {}, split.arrays, KEY)
     with pytest.raises(ValueError, match="two examples of every class"):
         class_diversity(split.arrays, np.arange(10))

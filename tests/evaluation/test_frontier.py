@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from holderjax.evaluation.frontier import (
     COHERENCE,
+    F1,
     RECONSTRUCTION,
     Estimate,
     best,
+    coherence_scores,
     estimate,
     estimate_score,
     frontier,
@@ -95,6 +97,15 @@ def test_quality_is_the_best_measure_that_every_run_has():
     assert quality_scores([both, plain])["conditional"] is RECONSTRUCTION
     half = metrics(classifier_fd={"conditional": {"a": 3.0}, "unconditional": {}})
     assert quality_scores([half])["conditional"] is RECONSTRUCTION
+
+
+def test_coherence_is_of_classes_where_any_run_has_them():
+    classes, flags = metrics(), {"f1": {"leave_one_out": 0.5, "by_subset_size": {"2": 0.5}}}
+    assert coherence_scores([classes, flags]) == COHERENCE
+    found = coherence_scores([flags, {}])
+    assert found["conditional"] is F1
+    assert found["unconditional"] is COHERENCE["unconditional"]
+    assert [score.path[-1] for score in table_scores([flags])["F1"]] == ["leave_one_out", "2"]
 
 
 def test_a_frontier_has_the_means_and_flags_of_each_curve_and_beta():

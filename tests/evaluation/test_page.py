@@ -305,6 +305,32 @@ def test_a_run_without_pictures_or_curves_is_reported_without_them(undrawn, tmp_
     assert "x holds no conditional.png" in files[0].read_text(encoding="utf-8")
 
 
+def test_without_classes_the_f1_is_the_coherence_and_without_both_there_is_no_frontier(
+    undrawn, tmp_path
+):
+    folder, bare = (write_run(tmp_path / name, data="celebamask-hq") for name in ("x", "y"))
+    for run in (folder, bare):
+        metrics = json.loads((run / "metrics.json").read_text())
+        for key in ("coherence", "classifier", "representation", "classifier_fd"):
+            del metrics[key]
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    given = {"image,face_mask": {"attributes": 0.75}, "image,attributes": {"face_mask": 0.5}}
+    edit(folder, f1={"leave_one_out": 0.625, "by_subset_size": {"2": 0.625}, "by_subset": given})
+    html, *files = write_report([folder], tmp_path / "out.html")
+    row = numbers(tmp_path / "out_frontier.csv")[0]
+    assert (row["kind"], row["coherence"]) == ("conditional", "0.625")
+    text = html.read_text(encoding="utf-8")
+    assert "leave-one-out F1" in text
+    assert "coherence is the F1" in text
+    # Beside the published 0.633 and 0.885.
+    assert "<td>0.750 (holder++, β 1, 1 seed)</td>" in text
+    assert "<td>0.500 (holder++, β 1, 1 seed)</td>" in text
+    files = write_report([bare], tmp_path / "bare.html")
+    assert [file.suffix for file in files] == [".html", ".png", ".csv"]
+    assert "frontier" not in files[1].name
+    assert "Pareto frontier" not in files[0].read_text(encoding="utf-8")
+
+
 def test_a_run_that_is_named_twice_counts_once(tmp_path):
     folder = write_run(tmp_path / "runs" / "x")
     (tmp_path / "runs" / "link").symlink_to(folder)
@@ -339,6 +365,7 @@ def edit(folder: Path, **values) -> None:
             lambda f: edit(f, coherence={"leave_one_out": float("nan")}),
             "coherence.leave_one_out: expected finite numbers, got nan",
         ),
+        (lambda f: edit(f, f1={"leave_one_out": None}), "expected f1.leave_one_out in it"),
         (lambda f: edit(f, fid={"conditional": {"m": None}}), "fid.conditional: expected finite"),
         (lambda f: edit(f, coherence=[]), "run `holderjax evaluate {run}` again"),
         (lambda f: write_run(f.parent / "twin"), "/x are the same run: holder++, beta 1, seed 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,6 +91,32 @@ def test_metrics_json_holds_what_was_returned_and_promised(run, metrics):
     assert (stored["system"], stored["data"], stored["step"]) == ("holder++", "tiny", 2)
     assert stored["versions"].keys() >= {"jax", "holderjax"}
     assert stored["device"]
+
+
+def test_data_without_labels_is_scored_by_all_that_needs_none(run, tmp_path, monkeypatch, capsys):
+    def unlabelled(size):
+        return data.Split(split_of(size).arrays)
+
+    dataset = data.Dataset("tiny", unlabelled(20), unlabelled(15), binary=("v",))
+    monkeypatch.setattr(training.Run, "dataset", lambda self: dataset)
+    folder = tmp_path / "run"
+    shutil.copytree(run.path, folder)
+    other = replace(run, path=folder)
+    monkeypatch.setattr(report, "load_run", lambda path, checkpoint: other)
+    for picture in PICTURES:
+        (folder / picture).unlink(missing_ok=True)
+    found = evaluate(folder, prior_samples=20, recipe=TINY)
+    assert found == json.loads((folder / "metrics.json").read_text())
+    assert not found.keys() & {"coherence", "classifier", "classifier_fd", "representation"}
+    assert found["f1"]["by_subset"].keys() == {"a", "b", "a,b"}
+    assert all(row.keys() == {"v"} for row in found["f1"]["by_subset"].values())
+    assert found["f1"]["leave_one_out"] == found["f1"]["by_subset"]["a,b"]["v"]
+    assert found["f1"]["threshold"] == 0.5
+    assert found["reconstruction"]["f1"].keys() == {"v"}
+    assert found["reconstruction"]["absolute_error"].keys() == {"a", "b", "v"}
+    drawn = {path.name for path in folder.glob("*.png")}
+    assert drawn == PICTURES - {"coherence.png"} | {"f1.png"}
+    assert "F1: leave-one-out" in capsys.readouterr().out
 
 
 def test_fid_is_added_and_the_classifiers_see_what_they_see_without_it(
