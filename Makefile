@@ -41,7 +41,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'slow or not slow'
 
 parity: $(PARITY_READY)
 	$(PARITY)/bin/python -m pytest tests/parity

@@ -1,6 +1,6 @@
 """Are the true latents found? Non-linear views of a mixture (Hirt et al. 2024, section 5.2).
 
-python experiments/identifiable.py [--steps 2000 --seeds 3 ...]
+python experiments/identifiable.py [--steps 2000 --seeds 3 ...] [--smoke]
 
 For every aggregator, under the masked and under the mixture (joint) bound, all with a learned
 mixture prior: the mean correlation coefficient (MCC) of the true latents with the mean of the

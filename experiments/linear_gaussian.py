@@ -1,6 +1,6 @@
 """How tight are the bounds? Linear decoders, where the true likelihood is known (Hirt et al. 2024).
 
-python experiments/linear_gaussian.py [--steps 2000 --seeds 3 ...]
+python experiments/linear_gaussian.py [--steps 2000 --seeds 3 ...] [--smoke]
 
 For every row: the exact log-likelihood of the learned decoders, against that of the maximum-
 likelihood solution; the gap between it and the bound; and KL(q(z|x_S) || p(z|x_S)) for everything

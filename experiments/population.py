@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -16,6 +16,9 @@ from holderjax.evaluation.frontier import estimate
 from holderjax.files import write_json
 from holderjax.models import Model
 from holderjax.training.population import take
+
+# Settings that change no row.
+INCIDENTAL = ("out", "rows", "smoke")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Training:
     learning_rate: float = 1e-3
     rows: tuple[str, ...] = ()
     """Which rows; all of them if not given."""
+    smoke: bool = False
+    """Take a few steps of one seed of the first two rows."""
 
 
 def train(model: Model, views: dict, config: Training) -> dict:
@@ -80,15 +85,18 @@ def compare(
     for name in config.rows:
         if name not in rows:
             raise ValueError(f"rows: expected some of {', '.join(rows)}; got {name!r}")
+    chosen = config.rows or tuple(rows)
+    if config.smoke:
+        config, chosen = replace(config, steps=4, seeds=1), chosen[:2]
     record = {
         "device": device_name(),
         "jax": jax.__version__,
-        "config": {name: x for name, x in vars(config).items() if name not in ("out", "rows")},
+        "config": {name: x for name, x in vars(config).items() if name not in INCIDENTAL},
         **facts,
     }
     results = earlier_rows(config.out, record)
     table = Table("row", title=f"{config.seeds} seeds, {config.steps} steps; mean ± standard error")
-    for name in config.rows or rows:
+    for name in chosen:
         start = time.perf_counter()
         if name not in results:
             params = train(rows[name], views, config)

@@ -17,6 +17,9 @@ Checkpoint = Annotated[
     Literal["last", "best"], tyro.conf.arg(help="The newest, or the one of least held-out loss.")
 ]
 
+INCEPTION = "The file pt_inception-2015-12-05-6726825d.pth of pytorch-fid, to measure FID."
+LIKELIHOOD = "Importance samples of the log-likelihood; it is not estimated if not given."
+
 
 def train(config: tyro.conf.OmitArgPrefixes[TrainConfig]) -> None:
     """Train a model into a run folder."""
@@ -28,33 +31,36 @@ def train(config: tyro.conf.OmitArgPrefixes[TrainConfig]) -> None:
 def sweep(
     config: tyro.conf.OmitArgPrefixes[SweepConfig],
     evaluate: Annotated[bool, tyro.conf.arg(help="Evaluate every run as well.")] = True,
+    inception: Annotated[Path | None, tyro.conf.arg(help=INCEPTION)] = None,
 ) -> None:
     """Train systems x betas x seeds, the runs of a system as one compiled program."""
     from holderjax import evaluation, training
 
-    failures = []
-    for results in training.sweep(config):
-        for result in results:
-            if isinstance(result, NonFiniteLoss):
-                failures.append(result)
-            elif evaluate and evaluation.evaluated_step(result.path) != result.step:
-                evaluation.evaluate(result.path)
+    trained = training.sweep(config)
+    if evaluate:
+        failures = evaluation.evaluate_each(trained, inception=inception)
+    else:
+        failures = [x for results in trained for x in results if isinstance(x, NonFiniteLoss)]
     print(config.out)
     if failures:
         raise failures[0]
 
 
-def evaluate(run: Run, checkpoint: Checkpoint = "last", inception: Path | None = None) -> None:
-    """Measure coherence and reconstruction; write RUN/metrics.json and RUN/*.png.
-
-    Args:
-        run: A run folder.
-        checkpoint: The newest, or the one of least held-out loss.
-        inception: The file pt_inception-2015-12-05-6726825d.pth of pytorch-fid, to measure FID.
-    """
+def evaluate(
+    run: Run,
+    checkpoint: Checkpoint = "last",
+    inception: Annotated[Path | None, tyro.conf.arg(help=INCEPTION)] = None,
+    likelihood_samples: Annotated[int | None, tyro.conf.arg(help=LIKELIHOOD)] = None,
+) -> None:
+    """Measure coherence and reconstruction; write RUN/metrics.json and RUN/*.png."""
     from holderjax import evaluation
 
-    evaluation.evaluate(run, checkpoint=checkpoint, inception=inception)
+    evaluation.evaluate(
+        run,
+        checkpoint=checkpoint,
+        inception=inception,
+        likelihood_samples=likelihood_samples,
+    )
 
 
 def generate(

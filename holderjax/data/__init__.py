@@ -6,7 +6,7 @@ from holderjax.data.incomplete import hide
 from holderjax.data.picture import show
 from holderjax.data.pipeline import batches, epoch_indices, to_float
 from holderjax.data.prepared import is_prepared, state
-from holderjax.data.registry import DATASETS, DatasetInfo, is_file, load, prepare
+from holderjax.data.registry import DATASETS, DatasetInfo, is_own, load, prepare
 from holderjax.data.text import Vocabulary
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "cache_dir",
     "epoch_indices",
     "hide",
-    "is_file",
+    "is_own",
     "is_prepared",
     "load",
     "prepare",

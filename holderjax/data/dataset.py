@@ -74,6 +74,7 @@ class Dataset:
         num_classes: labels lie in ``0 .. num_classes - 1``; 0 where there are none.
         vocabularies: of the modalities that are texts, ids of symbols: what the ids stand for.
         binary: the modalities whose values are yes or no, 1 or 0 (255 or 0 in images).
+        noise: of the modalities whose noise is Gaussian and known: its standard deviation.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Dataset:
     num_classes: int = 0
     vocabularies: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
     binary: tuple[str, ...] = ()
+    noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if list(self.train.shapes.items()) != list(self.test.shapes.items()):
@@ -106,6 +108,12 @@ class Dataset:
                 _check_text(f"{split} {name!r}", examples.arrays.get(name), vocabulary)
             for name in self.binary:
                 _check_binary(f"{split} {name!r}", examples.arrays.get(name))
+        for name, scale in self.noise.items():
+            if name not in self.modalities or not scale > 0:
+                raise ValueError(
+                    f"noise: expected positive numbers of {', '.join(self.modalities)}, "
+                    f"got {scale} of {name!r}"
+                )
 
     @classmethod
     def from_arrays(

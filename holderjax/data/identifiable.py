@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from holderjax.data.dataset import Dataset, Split
+
 SLOPE = 0.2
 
 
@@ -45,6 +47,25 @@ class Identifiable:
             x = np.where(hidden > 0, hidden, SLOPE * hidden) @ second
             views[name] = (x + self.noise * rng.normal(size=x.shape)).astype(np.float32)
         return views, z, clusters
+
+
+def load(seed: int = 0) -> Dataset:
+    """Views ``view0`` .. ``view4`` of `random_identifiable`, whose noise the data set knows.
+
+    Args:
+        seed: of the model and of its examples.
+
+    Returns:
+        5,000 training and 1,000 test examples, the same for the same seed; their classes are the
+        clusters of the latents.
+    """
+    model = random_identifiable(np.random.default_rng(seed))
+    splits = []
+    for size in (5000, 1000):
+        views, _, clusters = model.draw(size, np.random.default_rng([seed, size]))
+        splits.append(Split(views, clusters.astype(np.int32)))
+    noise = dict.fromkeys(model.layers, model.noise)
+    return Dataset("identifiable", *splits, num_classes=len(model.means), noise=noise)
 
 
 def random_identifiable(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from holderjax.data.dataset import Dataset, Split
+
 
 @dataclass(frozen=True)
 class LinearGaussian:
@@ -64,6 +66,22 @@ class LinearGaussian:
         return np.concatenate([self.loadings[name] for name in names]), np.concatenate(
             centred, axis=1
         )
+
+
+def load(seed: int = 0) -> Dataset:
+    """Views ``view0`` .. ``view4`` of `random_model`, whose noise the data set knows.
+
+    Args:
+        seed: of the model and of its examples.
+
+    Returns:
+        5,000 training and 1,000 test examples, the same for the same seed.
+    """
+    model = random_model(np.random.default_rng(seed))
+    splits = [Split(model.draw(size, np.random.default_rng([seed, size]))) for size in (5000, 1000)]
+    return Dataset(
+        "linear-gaussian", *splits, noise=dict.fromkeys(model.loadings, model.variance**0.5)
+    )
 
 
 def random_model(

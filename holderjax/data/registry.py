@@ -9,12 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from holderjax.data import celebamask, cubicc, digits, mnist_svhn, npz, polymnist, prepared
+from holderjax.data import (
+    celebamask,
+    cubicc,
+    digits,
+    identifiable,
+    linear_gaussian,
+    mnist_svhn,
+    npz,
+    polymnist,
+    prepared,
+    tfds_data,
+)
 from holderjax.data.cache import cache_dir
 from holderjax.data.dataset import Dataset
 from holderjax.data.download import MNIST, SVHN, RemoteFile, fetch
 from holderjax.data.examples import Source
 from holderjax.naming import unknown
+
+NPZ = ".npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +143,20 @@ DATASETS = {
                 "(https://github.com/switchablenorms/CelebAMask-HQ)",
             ),
         ),
+        DatasetInfo(
+            "linear-gaussian",
+            "linear views of five Gaussian latents (5,000 train, 1,000 test)",
+            "view0..view4: 30 to 59 numbers",
+            "nothing: it is generated",
+            linear_gaussian.load,
+        ),
+        DatasetInfo(
+            "identifiable",
+            "piecewise linear views of a mixture of five Gaussians (5,000 train, 1,000 test)",
+            "view0..view4: 25 numbers",
+            "nothing: it is generated",
+            identifiable.load,
+        ),
     )
 }
 
@@ -140,21 +167,27 @@ def load(name: str, **options: Any) -> Dataset:
     Args:
         name: a key of ``DATASETS``; or the path of an ``.npz`` file of your own, which holds
             ``NAME_train`` and ``NAME_test`` for each modality, and perhaps ``labels_train`` and
-            ``labels_test`` (see ``holderjax.data.npz``).
+            ``labels_test`` (see ``holderjax.data.npz``); or ``tfds:NAME``, for what TFDS has
+            prepared (see ``holderjax.data.tfds_data``).
         **options: what its loader takes (``DATASETS[name].loader``).
 
     Raises:
         ValueError: for an unknown name or option, or damaged files.
         FileNotFoundError: for files that are not where they should be.
     """
-    loader = partial(npz.load, Path(name).expanduser()) if is_file(name) else _info(name).loader
+    if name.endswith(NPZ):
+        loader = partial(npz.load, Path(name).expanduser())
+    elif name.startswith(tfds_data.PREFIX):
+        loader = partial(tfds_data.load, name.removeprefix(tfds_data.PREFIX))
+    else:
+        loader = _info(name).loader
     _check_options(name, options, loader)
     return loader(**options)
 
 
-def is_file(name: str) -> bool:
-    """Whether ``load`` takes the name as the path of a user's own file."""
-    return name.endswith(".npz")
+def is_own(name: str) -> bool:
+    """Whether ``load`` takes the name as a user's own data: a file's path, or a TFDS name."""
+    return name.endswith(NPZ) or name.startswith(tfds_data.PREFIX)
 
 
 def prepare(

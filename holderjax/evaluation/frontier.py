@@ -234,6 +234,7 @@ def table_scores(runs: Sequence[Metrics]) -> dict[str, list[Score]]:
                 for kind in KINDS
             ),
             RECONSTRUCTION,
+            Score("log-likelihood (nats)", ("log_likelihood", "nats"), "higher"),
         ],
         "Representation and clustering": [
             Score("class from joint z", ("representation", "joint"), "higher"),

@@ -258,15 +258,20 @@ def _conditional_headings(
         grid.text(start, y, f"samples of {name}", fontsize=9, weight="bold")
 
 
-def shown_modalities(run: Run) -> list[str]:
-    """The modalities that can be drawn: images and texts; ValueError if there are none."""
-    shapes = {name: modality.shape for name, modality in run.model.modalities.items()}
-    shown = [
+def drawable(run: Run) -> list[str]:
+    """The modalities that can be drawn: images and texts."""
+    return [
         name
-        for name, shape in shapes.items()
-        if name in run.vocabularies or (len(shape) == 3 and shape[-1] in (1, 3))
+        for name, modality in run.model.modalities.items()
+        if name in run.vocabularies or (len(modality.shape) == 3 and modality.shape[-1] in (1, 3))
     ]
+
+
+def shown_modalities(run: Run) -> list[str]:
+    """What is `drawable`; ValueError if nothing is."""
+    shown = drawable(run)
     if not shown:
+        shapes = {name: modality.shape for name, modality in run.model.modalities.items()}
         raise ValueError(
             f"pictures: expected a modality [H, W, 1] or [H, W, 3], or a text, got {shapes}"
         )

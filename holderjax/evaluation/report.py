@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from holderjax.evaluation.classifiers import (
     Recipe,
     accuracy,
     image_modalities,
+    judged_modalities,
     load_classifiers,
 )
 from holderjax.evaluation.clustering import cluster_probabilities, clustering_scores
@@ -45,16 +46,17 @@ from holderjax.evaluation.examples import first_examples
 from holderjax.evaluation.fid import fid_measure
 from holderjax.evaluation.frechet import Distances, Measure, frechet_distances, measure
 from holderjax.evaluation.inception import load_inception
+from holderjax.evaluation.likelihood import mean_log_likelihood
 from holderjax.evaluation.representation import linear_accuracy
 from holderjax.files import write_json
-from holderjax.training import load_run
+from holderjax.training import NonFiniteLoss, load_run
 from holderjax.training.logging import read_metrics
 
 if TYPE_CHECKING:
     from jaxtyping import PRNGKeyArray
 
     from holderjax.models import Model
-    from holderjax.training import Run
+    from holderjax.training import Run, RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +80,14 @@ def evaluate(
     num_samples: int = 1,
     prior_samples: int = 2000,
     seed: int = 0,
+    likelihood_samples: int | None = None,
     recipe: Recipe = RECIPE,
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
     """Score a run, write ``metrics.json`` and the pictures into its folder, print a table.
 
-    Coherence, classifier-fd and what latents know of the class need labels; data without them is
-    scored by the rest.
+    What latents know of the class needs labels, coherence and classifier-fd images or texts as
+    well; data without them is scored by the rest.
 
     Args:
       path: the run folder.
@@ -93,6 +96,7 @@ def evaluate(
       num_samples: per test example and observed subset.
       prior_samples: for unconditional coherence and distances.
       seed: of all samples.
+      likelihood_samples: importance samples of the log-likelihood, which is not estimated if None.
       recipe: of the classifiers.
       inception: the file of Inception-v3's weights that `load_inception` takes; FID is measured if
         it is given.
@@ -102,22 +106,25 @@ def evaluate(
 
     Raises:
       FileNotFoundError: if the path is no run folder, or there are no weights of Inception.
-      ValueError: for a model with less than two modalities, labelled data of which no classifier
-        can read anything, or damaged weights.
+      ValueError: for a model with less than two modalities, no importance sample, or damaged
+        weights.
     """
     run = load_run(path, checkpoint)
     weights = None if inception is None else load_inception(inception)
     dataset = run.dataset()
     split = first_examples(dataset.test, examples)
     labelled = dataset.num_classes > 0
-    classifiers = load_classifiers(dataset, recipe) if labelled else {}
+    classifiers = {}
+    if labelled and judged_modalities(dataset):
+        classifiers = load_classifiers(dataset, recipe)
     key = jax.random.key(seed)
     measures = {}
-    if labelled:
-        judged = {
-            name: Partial(type(classifiers[name]).features, classifiers[name])
-            for name in image_modalities(split.arrays)
-        }
+    judged = {
+        name: Partial(type(classifiers[name]).features, classifiers[name])
+        for name in image_modalities(split.arrays)
+        if name in classifiers
+    }
+    if judged:
         measures["classifier_fd"] = measure(judged, split.arrays)
     if weights is not None:
         measures["fid"] = fid_measure(weights, dataset, split)
@@ -140,9 +147,14 @@ def evaluate(
         metrics |= frechet_scores(run, measures, split, fold, prior_samples)
     if weights is not None:
         metrics["fid"]["weights"] = weights.digest
-    if labelled:
+    if likelihood_samples is not None:
+        fold = jax.random.fold_in(key, 5)
+        nats = mean_log_likelihood(run.model, run.params, split.arrays, fold, likelihood_samples)
+        metrics["log_likelihood"] = {"nats": nats, "samples": likelihood_samples}
+    if classifiers:
         accuracies = classifier_accuracy(classifiers, as_means(run.model, dataset.test))
         metrics["classifier"] = {"accuracy": accuracies}
+    if labelled:
         metrics["representation"] = linear_accuracy(run.model, run.params, dataset.train, split)
     if labelled and run.model.system.prior == "mixture":
         probabilities = cluster_probabilities(
@@ -157,6 +169,28 @@ def evaluate(
     for file in files:
         console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)
     return metrics
+
+
+def evaluate_each(
+    groups: Iterable[Sequence[RunResult | NonFiniteLoss]], **options: Any
+) -> list[NonFiniteLoss]:
+    """Evaluate the runs of a sweep, each group as soon as it is trained.
+
+    Args:
+      groups: from `holderjax.training.sweep`. Runs whose last checkpoint was evaluated are left.
+      **options: as `evaluate` takes them.
+
+    Returns:
+      The failures among the runs.
+    """
+    failures = []
+    for results in groups:
+        for result in results:
+            if isinstance(result, NonFiniteLoss):
+                failures.append(result)
+            elif evaluated_step(result.path) != result.step:
+                evaluate(result.path, **options)
+    return failures
 
 
 def describe(run: Run, checkpoint: str, split: data.Split, seed: int) -> dict[str, Any]:
@@ -330,12 +364,13 @@ def write_pictures(
 
     names = list(run.model.modalities)
     lines = read_metrics(run.path)
-    files = [
-        pictures.conditional_grids(
-            run, run.path / "conditional.png", split, pictures.nested_subsets(names)
-        ),
-        pictures.unconditional_grid(run, run.path / "unconditional.png"),
-    ]
+    files = []
+    if pictures.drawable(run):
+        subsets = pictures.nested_subsets(names)
+        files += [
+            pictures.conditional_grids(run, run.path / "conditional.png", split, subsets),
+            pictures.unconditional_grid(run, run.path / "unconditional.png"),
+        ]
     if "coherence" in metrics:
         coherence = metrics["coherence"]
         levels = {"unconditional": coherence["unconditional"]}
@@ -410,6 +445,9 @@ def score_table(metrics: Mapping[str, Any]) -> RichTable:
             table.caption += f"\n{label}: leave-one-out {number(metrics[key]['leave_one_out'])}"
     if "coherence" in metrics:
         table.caption += f", unconditional {number(metrics['coherence']['unconditional'])}"
+    if "log_likelihood" in metrics:
+        nats, samples = (metrics["log_likelihood"][key] for key in ("nats", "samples"))
+        table.caption += f"\nlog-likelihood: {nats:,.2f} nats an example ({samples} samples)"
     if "fid" in metrics:
         fid = metrics["fid"]
         table.caption += (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from holderjax import data, models
 from holderjax.files import write_json
-from holderjax.likelihoods import Bernoulli, Categorical, Laplace
+from holderjax.likelihoods import Bernoulli, Categorical, Gaussian, Laplace
 from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, Prior, PrivatePrior
 from holderjax.naming import unknown
 from holderjax.networks import NETWORKS, TextDecoder, TextEncoder
@@ -30,7 +30,7 @@ class SharedConfig:
     """The folder to make."""
     data: str = "digits"
     """Which data: a name that `holderjax data list` lists, or the path of an .npz file with the
-    arrays NAME_train and NAME_test for each modality."""
+    arrays NAME_train and NAME_test for each modality, or tfds:NAME for what TFDS has prepared."""
     steps: int = 2000
     """Optimiser steps in all."""
     beta_warmup: int = 0
@@ -126,7 +126,7 @@ class TrainConfig(SharedConfig):
         """
         for kind, name, known in (
             ("system", self.system, models.SYSTEMS),
-            ("data", self.data, (self.data,) if data.is_file(self.data) else data.DATASETS),
+            ("data", self.data, (self.data,) if data.is_own(self.data) else data.DATASETS),
             ("network", self.network, NETWORKS),
             ("decay", self.decay, ("constant", "cosine")),
             *(
@@ -246,7 +246,11 @@ def load_dataset(config: TrainConfig) -> data.Dataset:
 
 
 def modality_of(
-    network: str, shape: tuple[int, ...], vocabulary: data.Vocabulary | None, binary: bool
+    network: str,
+    shape: tuple[int, ...],
+    vocabulary: data.Vocabulary | None,
+    binary: bool,
+    noise: float | None,
 ) -> models.Modality:
     """The networks and the likelihood that a modality of a data set gets.
 
@@ -255,16 +259,19 @@ def modality_of(
       shape: of one example.
       vocabulary: of a text.
       binary: whether its values are yes or no.
+      noise: its standard deviation, where it is Gaussian and known.
 
     Returns:
-      Texts are categorical, binary modalities Bernoulli; all others Laplace(0.75).
+      Texts are categorical, binary modalities Bernoulli, those of known noise Gaussian; all others
+      Laplace(0.75).
     """
     if vocabulary is not None:
         symbols = len(vocabulary.symbols)
         encoder = partial(TextEncoder, num_symbols=symbols)
         return models.Modality(shape, encoder, TextDecoder, Categorical(symbols))
     encoder, decoder = NETWORKS[network if len(shape) == 3 else "mlp"]
-    return models.Modality(shape, encoder, decoder, Bernoulli() if binary else Laplace(0.75))
+    likelihood = Laplace(0.75) if noise is None else Gaussian(noise)
+    return models.Modality(shape, encoder, decoder, Bernoulli() if binary else likelihood)
 
 
 def data_facts(dataset: data.Dataset) -> dict[str, Any]:
@@ -273,6 +280,7 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
         "modalities": {name: list(shape) for name, shape in dataset.modalities.items()},
         "vocabularies": {name: v.to_json() for name, v in dataset.vocabularies.items()},
         "binary": list(dataset.binary),
+        "noise": dict(dataset.noise),
     }
 
 
@@ -291,11 +299,18 @@ def build_model(config: TrainConfig, facts: Mapping[str, Any]) -> models.Model:
       config: of the run.
       facts: of its data, from `data_facts`.
     """
-    vocabularies, binary = read_vocabularies(facts), facts.get("binary", ())
+    vocabularies = read_vocabularies(facts)
+    binary, noise = facts.get("binary", ()), facts.get("noise", {})
     return models.build(
         config.system,
         {
-            name: modality_of(config.network, tuple(shape), vocabularies.get(name), name in binary)
+            name: modality_of(
+                config.network,
+                tuple(shape),
+                vocabularies.get(name),
+                name in binary,
+                noise.get(name),
+            )
             for name, shape in facts["modalities"].items()
         },
         latent_dim=config.latent_dim,

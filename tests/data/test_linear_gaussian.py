@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from holderjax import data
 from holderjax.data.linear_gaussian import LinearGaussian, maximum_likelihood, random_model
+from holderjax.likelihoods import Gaussian
+from holderjax.training.config import TrainConfig, build_model, data_facts
 
 RNG = np.random.default_rng(0)
 MODEL = LinearGaussian(
@@ -53,3 +56,26 @@ def test_random_models_follow_the_protocol():
     for w in model.loadings.values():
         assert 30 <= len(w) < 60
         np.testing.assert_allclose(w.T @ w, np.eye(5), atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("linear-gaussian", 0), ("identifiable", 5)])
+def test_simulations_are_data_sets_of_known_noise(name, classes, tmp_path):
+    found, again = data.load(name), data.load(name)
+    assert found.fingerprint == again.fingerprint != data.load(name, seed=1).fingerprint
+    assert (len(found.train), len(found.test), found.num_classes) == (5000, 1000, classes)
+    assert list(found.modalities) == [f"view{i}" for i in range(5)]
+    model = build_model(TrainConfig(out=tmp_path, data=name), data_facts(found))
+    scale = {"linear-gaussian": 1.0, "identifiable": 0.2}[name]
+    likelihoods = {modality.likelihood for modality in model.modalities.values()}
+    assert likelihoods == {Gaussian(scale)}
+    # The noise alone, around what the five latents explain.
+    views = found.train.arrays["view0"].astype(float)
+    smallest = np.linalg.eigvalsh(np.cov(views.T))[0]
+    assert smallest == pytest.approx(scale**2, rel=0.2)
+
+
+def test_noise_has_to_be_that_of_a_modality():
+    split = data.Split({"x": np.zeros((2, 3), np.float32)})
+    for noise in ({"y": 1.0}, {"x": 0.0}):
+        with pytest.raises(ValueError, match="noise: expected positive numbers of x, got"):
+            data.Dataset("d", split, split, noise=noise)

@@ -119,6 +119,38 @@ def test_data_without_labels_is_scored_by_all_that_needs_none(run, tmp_path, mon
     assert "F1: leave-one-out" in capsys.readouterr().out
 
 
+def test_vectors_with_classes_have_no_coherence_but_a_likelihood(run, tmp_path, monkeypatch):
+    """And there is nothing to draw but curves."""
+
+    def vectors(size):
+        split = split_of(size)
+        return data.Split({"v": split.arrays["v"], "u": -split.arrays["v"]}, split.labels)
+
+    dataset = data.Dataset("tiny", vectors(20), vectors(15), NUM_CLASSES, noise={"v": 0.5})
+    model = models.build(
+        "mmvae",
+        {
+            name: models.Modality(shape, likelihood=models.Gaussian(0.5))
+            for name, shape in dataset.modalities.items()
+        },
+        latent_dim=2,
+    )
+    other = replace(run, path=tmp_path, model=model, params=model.init(KEY))
+    monkeypatch.setattr(training.Run, "dataset", lambda self: dataset)
+    monkeypatch.setattr(report, "load_run", lambda path, checkpoint: other)
+    found = evaluate(tmp_path, prior_samples=20, likelihood_samples=3)
+    assert not found.keys() & {"coherence", "f1", "classifier", "classifier_fd", "fid"}
+    assert 0 <= found["representation"]["joint"] <= 1
+    assert found["diversity"]["real"].keys() == {"v", "u"}
+    batch = {name: jnp.asarray(x) for name, x in dataset.test.arrays.items()}
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 5), 0)
+    expected = model.log_likelihood(other.params, batch, key, num_samples=3).mean()
+    assert found["log_likelihood"] == {"nats": pytest.approx(float(expected)), "samples": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    with pytest.raises(ValueError, match="likelihood_samples: expected at least 1, got 0"):
+        evaluate(tmp_path, prior_samples=20, likelihood_samples=0)
+
+
 def test_fid_is_added_and_the_classifiers_see_what_they_see_without_it(
     run, metrics, tmp_path, monkeypatch
 ):
