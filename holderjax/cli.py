@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from holderjax.data.cache import cache_dir
+from holderjax.device import keep_programs
 from holderjax.training import NonFiniteLoss, SweepConfig, TrainConfig
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run folder.")]
@@ -19,6 +22,8 @@ Checkpoint = Annotated[
 
 INCEPTION = "The file pt_inception-2015-12-05-6726825d.pth of pytorch-fid, to measure FID."
 LIKELIHOOD = "Importance samples of the log-likelihood; it is not estimated if not given."
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: tyro.conf.OmitArgPrefixes[TrainConfig]) -> None:
@@ -246,7 +251,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def guarded(call: Callable[[], Any]) -> int:
-    """Run a command for a person: a mistake is one line on stderr and exit code 2, no traceback."""
+    """Run a command for a person: a mistake is one line on stderr and exit code 2, no traceback.
+
+    Compiled programs are kept in the cache folder, so that the next start is quicker.
+    """
+    try:
+        keep_programs(cache_dir() / "xla")
+    except OSError as error:
+        logger.warning("compiled programs are not kept for the next start: %s", error)
     try:
         call()
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The name of a device, for what was measured on it."""
+"""The device: its name, for what was measured on it, and the programs compiled for it."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ def device_name(device: jax.Device | None = None) -> str:
     if info.is_file() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
         model = found[1].strip()
     return f"{os.cpu_count()}-core {model}"
+
+
+def keep_programs(folder: Path) -> None:
+    """Let XLA find in a folder what it has compiled before, in this process or another.
+
+    A folder that the user chose for JAX (``JAX_COMPILATION_CACHE_DIR``) is left as it is, and so is
+    a choice of none (``JAX_ENABLE_COMPILATION_CACHE=false``). JAX keeps programs that took a second
+    or more to compile.
+
+    Args:
+      folder: which JAX makes when it needs it.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))

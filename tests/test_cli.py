@@ -1,6 +1,9 @@
 """The command line: helpful, and never a traceback for a person's mistake."""
 
 import json
+import os
+import subprocess
+import sys
 
 import matplotlib.image
 import pytest
@@ -62,6 +65,29 @@ def test_a_path_that_is_no_run_is_named(argv, tmp_path, capsys):
     missing = str(tmp_path / "missing")
     assert main([word.format(missing=missing) for word in argv]) == 2
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chosen", [None, "mine"])
+def test_compiled_programs_are_kept_for_the_next_start(chosen, tmp_path):
+    code = (
+        "import jax, sys; from holderjax.cli import guarded;"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
+        "sys.exit(guarded(lambda: jax.jit(lambda x: x + 1)(1.0)))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"HOLDERJAX_CACHE": str(tmp_path / "cache")}
+    if chosen is not None:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / chosen)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert any((tmp_path / (chosen or "cache/xla")).iterdir())
+    assert chosen is None or not (tmp_path / "cache" / "xla").exists()
+
+
+def test_a_cache_that_cannot_be_made_stops_nothing(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOLDERJAX_CACHE", str(tmp_path / "file"))
+    assert main(["systems"]) == 0
+    assert "not kept for the next start" in caplog.text
 
 
 def test_an_unknown_option_is_refused(capsys):
