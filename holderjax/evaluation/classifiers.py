@@ -27,6 +27,7 @@ from flax import nnx
 from holderjax import data
 from holderjax.evaluation.progress import track
 from holderjax.files import replacing
+from holderjax.networks.convolution import convolve
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
@@ -75,10 +76,7 @@ RECIPE = Recipe()
 
 
 class PatchConv(nnx.Module):
-    """A convolution, padded to keep size / stride, as one product of patches and a matrix.
-
-    On a CPU the gradient of XLA's convolution is several times slower than that of the product.
-    """
+    """`convolve` with a kernel [k k C, F] and a bias."""
 
     def __init__(
         self, in_features: int, features: int, kernel: int, stride: int, *, rngs: nnx.Rngs
@@ -92,20 +90,9 @@ class PatchConv(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        height, width = (-(-n // self.stride) for n in x.shape[1:3])
-        before = (self.kernel - 1) // 2
-        after = self.kernel - 1 - before + self.stride - 1
-        x = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-        patches = [
-            x[
-                :,
-                i : i + height * self.stride : self.stride,
-                j : j + width * self.stride : self.stride,
-            ]
-            for i in range(self.kernel)
-            for j in range(self.kernel)
-        ]
-        return self.linear(jnp.concatenate(patches, axis=-1))
+        kernel, bias = self.linear.kernel[...], self.linear.bias[...]
+        shaped = kernel.reshape(self.kernel, self.kernel, -1, kernel.shape[-1])
+        return convolve(x, shaped, self.stride) + bias
 
 
 class Network(nnx.Module):

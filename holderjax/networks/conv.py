@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
+from holderjax.networks.convolution import Conv
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -31,10 +33,7 @@ class ConvEncoder(nnx.Module):
         self.features = sizes[-1] ** 2 * widths[-1]
         pairs = zip((shape[-1], *widths[:-1]), widths, strict=True)
         self.layers = nnx.Dict(
-            {
-                f"conv{i}": nnx.Conv(m, n, (3, 3), strides=2, padding=1, rngs=rngs)
-                for i, (m, n) in enumerate(pairs)
-            }
+            {f"conv{i}": Conv(m, n, 3, stride=2, rngs=rngs) for i, (m, n) in enumerate(pairs)}
         )
 
     def __call__(self, x: Float[Array, "B H H C"]) -> Float[Array, "B F"]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.networks.conv import image_size
+from holderjax.networks.convolution import Conv
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -25,10 +26,10 @@ class ResidualBlock(nnx.Module):
 
     def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs) -> None:
         hidden = min(width_in, width_out)
-        self.first = nnx.Conv(width_in, hidden, (3, 3), rngs=rngs)
-        self.second = nnx.Conv(hidden, width_out, (3, 3), rngs=rngs)
+        self.first = Conv(width_in, hidden, 3, rngs=rngs)
+        self.second = Conv(hidden, width_out, 3, rngs=rngs)
         self.shortcut = (
-            nnx.Conv(width_in, width_out, (1, 1), use_bias=False, rngs=rngs)
+            Conv(width_in, width_out, 1, use_bias=False, rngs=rngs)
             if width_in != width_out
             else None
         )
@@ -46,7 +47,7 @@ class ResidualEncoder(nnx.Module):
     ) -> None:
         size, widths = _levels(image_size(shape), width, max_width)
         self.features = size**2 * widths[-1]
-        self.input = nnx.Conv(shape[-1], width, (3, 3), rngs=rngs)
+        self.input = Conv(shape[-1], width, 3, rngs=rngs)
         pairs = zip((width, *widths[:-1]), widths, strict=True)
         self.blocks = nnx.Dict(
             {f"block{i}": ResidualBlock(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)}
@@ -85,7 +86,7 @@ class ResidualDecoder(nnx.Module):
         self.blocks = nnx.Dict(
             {f"block{i}": ResidualBlock(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)}
         )
-        self.output = nnx.Conv(width, shape[-1], (3, 3), rngs=rngs)
+        self.output = Conv(width, shape[-1], 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L"]) -> Float[Array, "B H H C"]:
         x = self.input(x).reshape(-1, self.size, self.size, self.width)

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_models import NUM_CLASSES, noisy_split
-from flax import nnx
 
 from holderjax import data
 from holderjax.evaluation import classifiers
 from holderjax.evaluation.classifiers import (
     RECIPE,
-    PatchConv,
     Recipe,
     accuracy,
     augment,
@@ -132,25 +130,6 @@ def test_what_a_decoder_gives_beyond_black_and_white_is_judged_as_it_looks():
     images = jax.random.normal(KEY, (2, 3, 4, 4, 3))
     np.testing.assert_array_equal(judge(images), judge(jnp.clip(images, 0, 1)))
     assert judge(images).shape == (2, 3, NUM_CLASSES)
-
-
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(4, 2, 8), (4, 2, 7), (3, 1, 5), (3, 2, 7)])
-def test_patches_times_a_matrix_are_a_convolution(kernel, stride, size):
-    layer = PatchConv(2, 3, kernel, stride, rngs=nnx.Rngs(0))
-    x = jax.random.normal(KEY, (2, size, size + 1, 2))
-    before = (kernel - 1) // 2
-    after = kernel - 1 - before + stride - 1
-    expected = jax.lax.conv_general_dilated(
-        x,
-        layer.linear.kernel[...].reshape(kernel, kernel, 2, 3),
-        (stride, stride),
-        ((before, after), (before, after)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    height, width = -(-size // stride), -(-(size + 1) // stride)
-    y = layer(x)
-    assert y.shape == (2, height, width, 3)
-    np.testing.assert_allclose(y, expected[:, :height, :width], atol=1e-5)
 
 
 def test_augmentation_by_nothing_changes_nothing():

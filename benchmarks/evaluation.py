@@ -1,0 +1,210 @@
+"""PolyMNIST's coherence protocol against MultiVae's: all subsets of the modalities, all targets.
+
+.venv-parity/bin/python benchmarks/evaluation.py [--examples 10000 --rounds 3]   # of `make parity`
+
+Both sides score MMVAE+ with the same perceptrons and classifiers (four convolutional and dense
+layers), of random weights, on the same images of random pixels: neither's time depends on them.
+MultiVae encodes, decodes and classifies subset after subset; ours is one compiled program that
+encodes once, and reconstructs everything from everything besides. The two alternate; the first
+round of each, with our compilation, is reported but not in the medians.
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import multivae.models as peers
+import numpy as np
+import torch
+import tyro
+from common import results_file
+from multivae.data.datasets.base import MultimodalBaseDataset
+from multivae.metrics import CoherenceEvaluator, CoherenceEvaluatorConfig
+from multivae.models.nn.base_architectures import BaseMultilatentEncoder
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.nn.base_architectures import BaseDecoder
+
+from holderjax import models
+from holderjax.device import device_name
+from holderjax.evaluation.classifiers import RECIPE, new_classifier
+from holderjax.evaluation.coherence import coherence_table, generate_from_subsets
+from holderjax.files import write_json
+
+SHAPE, NUM_CLASSES, LATENT = (28, 28, 3), 10, 32
+NAMES = tuple(f"m{i}" for i in range(5))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of both sides alike."""
+
+    examples: int = 10_000
+    rounds: int = 3
+    """Of each, after the first."""
+    batch_size: int = 256
+    out: Path | None = None
+
+
+def perceptron(*sizes: int) -> torch.nn.Sequential:
+    """Linear layers with ReLU after all but the last."""
+    layers = []
+    for i, o in pairwise(sizes):
+        layers += [torch.nn.Linear(i, o), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+class Encoder(BaseMultilatentEncoder):
+    """`holderjax.networks.MlpEncoder` and its heads, once for z and once for w."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent_dim = self.style_dim = LATENT
+        size = int(np.prod(SHAPE))
+        self.z, self.w = (perceptron(size, 400, 400, 2 * LATENT) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> ModelOutput:
+        x = x.flatten(1)
+        (mean, log_var), (style, style_log_var) = (net(x).chunk(2, -1) for net in (self.z, self.w))
+        return ModelOutput(
+            embedding=mean,
+            log_covariance=log_var,
+            style_embedding=style,
+            style_log_covariance=style_log_var,
+        )
+
+
+class Decoder(BaseDecoder):
+    """`holderjax.networks.MlpDecoder`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = perceptron(2 * LATENT, 256, 256, int(np.prod(SHAPE)))
+
+    def forward(self, z: torch.Tensor) -> ModelOutput:
+        shape = (SHAPE[-1], *SHAPE[:-1])
+        return ModelOutput(reconstruction=self.net(z).reshape(-1, *shape))
+
+
+def peer_classifier() -> torch.nn.Module:
+    """The layers of `holderjax.evaluation.classifiers.ImageNetwork`."""
+    first, second, third = RECIPE.widths
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(SHAPE[-1], first, 4, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(first, second, 3, 1, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(second, third, 3, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(7 * 7 * third, RECIPE.hidden),
+        torch.nn.ReLU(),
+        torch.nn.Linear(RECIPE.hidden, NUM_CLASSES),
+    )
+
+
+def ours(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float]:
+    """Scores everything, and returns the mean coherence."""
+    modality = models.Modality(SHAPE, likelihood=models.Laplace(0.75))
+    model = models.build(
+        "mmvae+", dict.fromkeys(NAMES, modality), latent_dim=LATENT, private_dim=LATENT
+    )
+    params = model.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(NAMES))
+    classifiers = {
+        name: new_classifier(SHAPE, NUM_CLASSES, RECIPE, key)
+        for name, key in zip(NAMES, keys, strict=True)
+    }
+
+    def run() -> float:
+        generated = generate_from_subsets(
+            *(model, params, classifiers, arrays, jax.random.key(2)),
+            batch_size=config.batch_size,
+        )
+        table = coherence_table(generated, labels)
+        return float(np.mean([x for row in table.values() for x in row.values()]))
+
+    return run
+
+
+def theirs(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float]:
+    """The same by MultiVae."""
+    model = peers.MMVAEPlus(
+        peers.MMVAEPlusConfig(
+            n_modalities=len(NAMES),
+            latent_dim=LATENT,
+            modalities_specific_dim=LATENT,
+            input_dims={name: (SHAPE[-1], *SHAPE[:-1]) for name in NAMES},
+            decoders_dist=dict.fromkeys(NAMES, "laplace"),
+            decoder_dist_params={name: {"scale": 0.75} for name in NAMES},
+            prior_and_posterior_dist="normal",
+        ),
+        {name: Encoder() for name in NAMES},
+        {name: Decoder() for name in NAMES},
+    )
+    tensors = {
+        name: torch.from_numpy(np.moveaxis(x, -1, 1).astype(np.float32) / 255)
+        for name, x in arrays.items()
+    }
+    evaluator = CoherenceEvaluator(
+        model,
+        {name: peer_classifier() for name in NAMES},
+        MultimodalBaseDataset(tensors, torch.from_numpy(labels).long()),
+        eval_config=CoherenceEvaluatorConfig(batch_size=config.batch_size, num_classes=NUM_CLASSES),
+    )
+    evaluator.logger.setLevel(logging.ERROR)
+
+    def run() -> float:
+        with torch.no_grad():
+            return float(np.mean(evaluator.cross_coherences()[0]))
+
+    return run
+
+
+def main(config: Config) -> None:
+    """Time, print, write."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.integers(0, 256, (config.examples, *SHAPE), dtype=np.uint8) for name in NAMES
+    }
+    labels = (np.arange(config.examples) % NUM_CLASSES).astype(np.int32)
+    sides = {
+        "holderjax": ours(arrays, labels, config),
+        "multivae": theirs(arrays, labels, config),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(config.rounds + 1):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            coherence = run()
+            times[name].append(time.perf_counter() - start)
+            # Untrained: all must be at chance.
+            if abs(coherence - 1 / NUM_CLASSES) > 0.05:
+                raise ValueError(f"{name}: expected coherence at chance, got {coherence}")
+            print(f"{name}: {times[name][-1]:.1f} s", flush=True)
+    medians = {name: statistics.median(each[1:]) for name, each in times.items()}
+    ratio = medians["holderjax"] / medians["multivae"]
+    print(f"holderjax / multivae: {ratio:.3f}")
+    out = config.out or results_file("evaluation")
+    write_json(
+        out,
+        {
+            "device": device_name(),
+            "date": date.today().isoformat(),
+            "versions": {name: version(name) for name in ("jax", "torch", "multivae")},
+            "config": {name: value for name, value in vars(config).items() if name != "out"},
+            "seconds, the first with compilation": times,
+            "ratio": ratio,
+        },
+    )
+    print(out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
