@@ -38,10 +38,10 @@ demo: $(READY)
 # Half of the tests' time is XLA compiling programs that run once: here it optimises them less.
 test: export XLA_FLAGS := --xla_backend_optimization_level=0 $(XLA_FLAGS)
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'slow or not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'slow or not slow'
 
 parity: $(PARITY_READY)
 	$(PARITY)/bin/python -m pytest tests/parity

@@ -54,14 +54,9 @@ def write_data(name: str) -> None:
     prepared.write(name, source, {})
 
 
-def slow(*names: str) -> list:
-    """Left to the slow tests: the others are like them."""
-    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["mnist_svhn", *slow("polymnist_frontier", "cubicc", "celebamask", "digits_frontier")],
+    "name", ["polymnist_frontier", "mnist_svhn", "cubicc", "celebamask", "digits_frontier"]
 )
 def test_a_sweep_ends_in_a_report(name, tmp_path):
     script, sweeps = importlib.import_module(name), importlib.import_module("sweeps")
@@ -82,7 +77,9 @@ def test_a_sweep_ends_in_a_report(name, tmp_path):
     assert all(system in page for system in systems)
 
 
-@pytest.mark.parametrize("name", ["identifiable", *slow("linear_gaussian")])
+@pytest.mark.parametrize(
+    "name", ["identifiable", pytest.param("linear_gaussian", marks=pytest.mark.slow)]
+)
 def test_a_simulation_ends_in_a_table(name, tmp_path, capsys):
     script = importlib.import_module(name)
     out = tmp_path / "out.json"
