@@ -22,7 +22,8 @@ FOLDERS = ("tests", "training", "models", "evaluation", "networks", "pooling", "
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, with the order kept (--no-loadscope-reorder)."""
-    items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
+    order = {name: i for i, name in enumerate(FOLDERS)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 def pytest_collection_finish() -> None:
