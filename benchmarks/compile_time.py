@@ -15,18 +15,16 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from common import results_file
+from common import write_results
 
 from holderjax import models
-from holderjax.device import device_name, keep_programs
-from holderjax.files import write_json
+from holderjax.device import keep_programs
 from holderjax.networks import NETWORKS
 
 
@@ -87,19 +85,7 @@ def main(config: Config) -> None:
     medians = {kind: statistics.median(each) for kind, each in times.items()}
     ratio = medians["warm"] / medians["cold"]
     print(f"warm / cold: {ratio:.3f}")
-    out = config.out or results_file("compile_time")
-    write_json(
-        out,
-        {
-            "device": device_name(),
-            "date": date.today().isoformat(),
-            "jax": jax.__version__,
-            "network": config.network,
-            "seconds": times,
-            "ratio": ratio,
-        },
-    )
-    print(out)
+    print(write_results("compile_time", config, {"seconds": times, "ratio": ratio}))
 
 
 if __name__ == "__main__":

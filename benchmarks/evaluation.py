@@ -14,8 +14,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +22,7 @@ import multivae.models as peers
 import numpy as np
 import torch
 import tyro
-from common import results_file
+from common import write_results
 from multivae.data.datasets.base import MultimodalBaseDataset
 from multivae.metrics import CoherenceEvaluator, CoherenceEvaluatorConfig
 from multivae.models.nn.base_architectures import BaseMultilatentEncoder
@@ -32,10 +30,8 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn.base_architectures import BaseDecoder
 
 from holderjax import models
-from holderjax.device import device_name
 from holderjax.evaluation.classifiers import RECIPE, new_classifier
 from holderjax.evaluation.coherence import coherence_table, generate_from_subsets
-from holderjax.files import write_json
 
 SHAPE, NUM_CLASSES, LATENT = (28, 28, 3), 10, 32
 NAMES = tuple(f"m{i}" for i in range(5))
@@ -191,19 +187,8 @@ def main(config: Config) -> None:
     medians = {name: statistics.median(each[1:]) for name, each in times.items()}
     ratio = medians["holderjax"] / medians["multivae"]
     print(f"holderjax / multivae: {ratio:.3f}")
-    out = config.out or results_file("evaluation")
-    write_json(
-        out,
-        {
-            "device": device_name(),
-            "date": date.today().isoformat(),
-            "versions": {name: version(name) for name in ("jax", "torch", "multivae")},
-            "config": {name: value for name, value in vars(config).items() if name != "out"},
-            "seconds, the first with compilation": times,
-            "ratio": ratio,
-        },
-    )
-    print(out)
+    measured = {"seconds, the first with compilation": times, "ratio": ratio}
+    print(write_results("evaluation", config, measured, "torch", "multivae"))
 
 
 if __name__ == "__main__":

@@ -10,18 +10,15 @@ growth exponent is the slope of log time over log M.
 import statistics
 import time
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import tyro
-from common import results_file
+from common import write_results
 
 from holderjax import models
-from holderjax.device import device_name
-from holderjax.files import write_json
 
 
 @dataclass(frozen=True)
@@ -98,19 +95,12 @@ def main(config: Config) -> None:
             f"linear would be {count / first:.2f}"
         )
     print(f"growth exponent {slope:.2f}")
-    out = config.out or results_file("many_modalities")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    results = {
-        "device": device_name(),
-        "date": date.today().isoformat(),
-        "jax": jax.__version__,
-        "config": {name: value for name, value in vars(config).items() if name != "out"},
+    measured = {
         "seconds": times,
         "ratios": {count: median / medians[first] for count, median in medians.items()},
         "exponent": slope,
     }
-    write_json(out, results)
-    print(out)
+    print(write_results("many_modalities", config, measured))
 
 
 if __name__ == "__main__":

@@ -10,27 +10,22 @@ goes on.
 
 from pathlib import Path
 
-from sweeps import command
+from sweeps import RESIDUAL, command
 
 from holderjax.training import SweepConfig
 
 RECIPE = SweepConfig(
+    **RESIDUAL,
     out=Path("runs/celebamask"),
     data="celebamask-hq",
     systems=("mmvae+", "cmvae", "holder+", "holder++"),
-    betas=(1.0, 2.5, 5.0, 10.0),
-    seeds=(0, 1, 2),
-    network="resnet",
     latent_dim=64,
     private_dim=64,
-    importance_samples=1,
     batch_size=64,
-    amsgrad=True,
     # 200 epochs.
     steps=75_000,
     log_every=375,
     checkpoint_every=3750,
-    together=1,
 )
 
 if __name__ == "__main__":

@@ -9,28 +9,25 @@ holderjax data prepare cubicc --from DIR. Stopped, the same command with --resum
 
 from pathlib import Path
 
-from sweeps import command
+from sweeps import RESIDUAL, command
 
 from holderjax.training import SweepConfig
 
 RECIPE = SweepConfig(
+    **RESIDUAL,
     out=Path("runs/cubicc"),
     data="cubicc",
     systems=("cmvae", "cholder+", "cholder++"),
     betas=(1.0,),
     seeds=tuple(range(10)),
-    network="resnet",
     latent_dim=48,
     private_dim=16,
     clusters=8,
-    importance_samples=1,
     batch_size=32,
-    amsgrad=True,
     steps=40_000,
     fit_clusters=20_000,
     log_every=200,
     checkpoint_every=2000,
-    together=1,
 )
 
 if __name__ == "__main__":

@@ -9,28 +9,22 @@ Stopped, the same command with --resume goes on.
 
 from pathlib import Path
 
-from sweeps import command
+from sweeps import RESIDUAL, command
 
 from holderjax.training import SweepConfig
 
 EPOCH = 60_000 // 32
 RECIPE = SweepConfig(
+    **RESIDUAL,
     out=Path("runs/polymnist_frontier"),
     data="polymnist",
     systems=("mmvae+", "cmvae", "helvae", "mopoe", "holder", "holder+", "holder++"),
-    betas=(1.0, 2.5, 5.0, 10.0),
-    seeds=(0, 1, 2),
-    network="resnet",
     latent_dim=32,
     private_dim=32,
-    importance_samples=1,
     batch_size=32,
-    amsgrad=True,
     steps=150 * EPOCH,
     log_every=EPOCH,
     checkpoint_every=10 * EPOCH,
-    # One run at a time: residual networks fill an accelerator.
-    together=1,
 )
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ from holderjax.cli import guarded
 from holderjax.evaluation.page import write_report
 from holderjax.training import SweepConfig
 
+# What the field's residual runs share (MMVAE+, appendix), one at a time: they fill an accelerator.
+# Betas and seeds are the defaults of `SweepConfig`, which are the papers'.
+RESIDUAL = {"network": "resnet", "importance_samples": 1, "amsgrad": True, "together": 1}
+
 # Everything once, on little of everything. A perceptron of large images needs a small rate.
 FEW_STEPS = {"steps": 8, "log_every": 4, "checkpoint_every": 8, "learning_rate": 1e-4}
 FEW_SIZES = {"batch_size": 8, "network": "mlp", "latent_dim": 4, "private_dim": 4, "components": 2}

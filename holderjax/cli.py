@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from holderjax.data.cache import cache_dir
+from holderjax.data import cache_dir
 from holderjax.device import keep_programs
 from holderjax.training import NonFiniteLoss, SweepConfig, TrainConfig
 

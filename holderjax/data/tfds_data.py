@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
 import numpy as np
 
-from holderjax.data.dataset import RESERVED, Dataset, Split
+from holderjax.data.dataset import RESERVED, Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +62,13 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     labels = [LABEL] if isinstance(features.get(LABEL), tfds.features.ClassLabel) else []
     if left := sorted(set(features) - {*names, *labels}):
         logger.warning("%s: the features %s are no modalities here", name, ", ".join(left))
-    arrays = {
-        split: _read(name, builder, source, [*names, *labels])
-        for split, source in (("train", "train"), ("test", held_out[0]))
-    }
-    classes = {
-        split: found.pop(LABEL).astype(np.int32) if labels else None
-        for split, found in arrays.items()
-    }
-    return Dataset(
-        name,
-        Split(arrays["train"], classes["train"]),
-        Split(arrays["test"], classes["test"]),
-        features[LABEL].num_classes if labels else 0,
-        binary=tuple(key for key in names if features[key].np_dtype == np.bool_),
+    train, test = (
+        _read(name, builder, split, [*names, *labels]) for split in ("train", held_out[0])
     )
+    classes = [arrays.pop(LABEL, None) for arrays in (train, test)]
+    dataset = Dataset.from_arrays(name, train, test, *classes)
+    # Not every class need occur.
+    return dataclasses.replace(dataset, num_classes=features[LABEL].num_classes if labels else 0)
 
 
 def _is_modality(key: str, feature: Any) -> bool:
@@ -99,8 +92,4 @@ def _read(name: str, builder: Any, split: str, keys: list[str]) -> dict[str, np.
     except NotImplementedError as error:
         raise ValueError(f"{name}: expected the file format array_record; {error}") from error
     rows = [records[i] for i in range(len(records))]
-    arrays = {key: np.stack([np.asarray(row[key]) for row in rows]) for key in keys}
-    return {
-        key: x if key == LABEL or x.dtype == np.uint8 else x.astype(np.float32)
-        for key, x in arrays.items()
-    }
+    return {key: np.stack([np.asarray(row[key]) for row in rows]) for key in keys}

@@ -12,6 +12,7 @@ import json
 import logging
 import zipfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from flax import nnx
 from holderjax import data
 from holderjax.evaluation.progress import track
 from holderjax.files import replacing
-from holderjax.networks.convolution import convolve
+from holderjax.networks.convolution import Conv
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
@@ -69,30 +70,10 @@ class Recipe:
     rotation: float = 0.2
     scale: float = 0.1
     shift: float = 0.1
-    version: int = 1
+    version: int = 2
 
 
 RECIPE = Recipe()
-
-
-class PatchConv(nnx.Module):
-    """`convolve` with a kernel [k k C, F] and a bias."""
-
-    def __init__(
-        self, in_features: int, features: int, kernel: int, stride: int, *, rngs: nnx.Rngs
-    ) -> None:
-        self.kernel, self.stride = kernel, stride
-        self.linear = nnx.Linear(
-            in_features * kernel**2,
-            features,
-            kernel_init=nnx.initializers.he_normal(),
-            rngs=rngs,
-        )
-
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        kernel, bias = self.linear.kernel[...], self.linear.bias[...]
-        shaped = kernel.reshape(self.kernel, self.kernel, -1, kernel.shape[-1])
-        return convolve(x, shaped, self.stride) + bias
 
 
 class Network(nnx.Module):
@@ -124,15 +105,15 @@ class Network(nnx.Module):
         x = self.dropout(self.trunk(x), deterministic=key is None, rngs=key)
         return jax.nn.relu(self.dense0(x))
 
+    @abstractmethod
     def trunk(self, x: Float[Array, "B *shape"]) -> Float[Array, "B W"]:
         """What the dense layers read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(
         self, key: PRNGKeyArray, examples: Integer[Array, "B ..."], recipe: Recipe
     ) -> Float[Array, "B *shape"]:
         """Examples for training, as the data set holds them, made into what the network reads."""
-        raise NotImplementedError
 
 
 class ImageNetwork(Network):
@@ -145,9 +126,10 @@ class ImageNetwork(Network):
     ) -> None:
         height, width, channels = shape
         first, second, third = recipe.widths
-        self.conv0 = PatchConv(channels, first, 4, 2, rngs=rngs)
-        self.conv1 = PatchConv(first, second, 3, 1, rngs=rngs)
-        self.conv2 = PatchConv(second, third, 3, 2, rngs=rngs)
+        conv = partial(Conv, kernel_init=nnx.initializers.he_normal())
+        self.conv0 = conv(channels, first, 4, 2, rngs=rngs)
+        self.conv1 = conv(first, second, 3, 1, rngs=rngs)
+        self.conv2 = conv(second, third, 3, 2, rngs=rngs)
         flat = -(-height // 4) * -(-width // 4) * third
         super().__init__(flat, num_classes, recipe, rngs=rngs)
 

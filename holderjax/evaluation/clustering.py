@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import join
+from holderjax.evaluation.examples import over_batches
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -44,11 +44,10 @@ def cluster_probabilities(
         batch = data.to_float(batch)
         return model.clusters(params, key, batch).T
 
-    counts, parts = [], []
-    for b, (count, batch) in enumerate(data.batches(arrays, tuple(model.modalities), batch_size)):
-        counts.append(count)
-        parts.append(program(params, jax.random.fold_in(key, b), batch))
-    return join(parts, counts).T
+    return over_batches(
+        lambda b, batch: program(params, jax.random.fold_in(key, b), batch),
+        *(arrays, tuple(model.modalities), batch_size, "clusters"),
+    ).T
 
 
 def clustering_scores(

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import join
+from holderjax.evaluation.examples import over_batches
 from holderjax.evaluation.progress import track
 from holderjax.evaluation.sampling import BATCH_SIZE, fold_in, prior_samples
 
@@ -130,37 +129,35 @@ def generate_from_subsets(
                 seen["f1"] = f1_score(samples, batch[name])
             return seen
 
-        def judge_unobserved(args: tuple[PRNGKeyArray, Array]) -> dict[str, dict[str, Array]]:
-            key, mask = args
-            decode = draw(key, mask)
-
-            def judged(name: str) -> dict[str, Array]:
-                return judge(name, decode(name))
-
-            def nothing(name: str) -> dict[str, Array]:
-                shapes = jax.eval_shape(partial(judged, name))
-                return jax.tree.map(lambda x: jnp.full(x.shape, -1, x.dtype), shapes)
-
-            return {
-                name: jax.lax.cond(~mask[m], partial(judged, name), partial(nothing, name))
-                for m, name in enumerate(names)
-                if name in classifiers or name in binary
-            }
-
-        seen = jax.lax.map(judge_unobserved, (keys[:-1], jnp.asarray(subsets[:-1])))
         decode = draw(keys[-1], jnp.asarray(subsets[-1]))
         samples = {name: decode(name) for name in names}
         errors = {name: mean_error(model, name, samples[name], batch[name]) for name in names}
-        last = {name: judge(name, samples[name]) for name in seen}
+        last = {
+            name: judge(name, samples[name])
+            for name in names
+            if name in classifiers or name in binary
+        }
+
+        def judge_unobserved(args: tuple[PRNGKeyArray, Array]) -> dict[str, dict[str, Array]]:
+            key, mask = args
+            decode = draw(key, mask)
+            return {
+                name: jax.lax.cond(
+                    mask[names.index(name)],
+                    lambda seen=seen: jax.tree.map(lambda x: jnp.full_like(x, -1), seen),
+                    lambda name=name: judge(name, decode(name)),
+                )
+                for name, seen in last.items()
+            }
+
+        seen = jax.lax.map(judge_unobserved, (keys[:-1], jnp.asarray(subsets[:-1])))
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, last), errors
 
-    counts, parts = [], []
-    total = list(data.batches(arrays, names, batch_size))
-    for b, (count, batch) in enumerate(track(total, "generating from subsets")):
-        counts.append(count)
+    def judged(b: int, batch: Any) -> tuple[Any, dict[str, Array]]:
         keys = jnp.stack([fold_in(key, o, b) for o in range(len(subsets))])
-        parts.append(program(params, classifiers, keys, batch))
-    seen, errors = jax.tree.map(lambda *x: join(x, counts), *parts)
+        return program(params, classifiers, keys, batch)
+
+    seen, errors = over_batches(judged, arrays, names, batch_size, "generating from subsets")
     predictions, f1 = (
         {name: found[kind] for name, found in seen.items() if kind in found}
         for kind in ("class", "f1")

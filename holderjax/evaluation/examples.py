@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from holderjax import data
-
-if TYPE_CHECKING:
-    from jaxtyping import Array
+from holderjax.evaluation.progress import track
 
 
 def first_examples(split: data.Split, count: int | None) -> data.Split:
@@ -23,7 +22,35 @@ def first_examples(split: data.Split, count: int | None) -> data.Split:
     return data.Split({name: x[:count] for name, x in split.arrays.items()}, labels)
 
 
-def join(parts: Sequence[Array], counts: Sequence[int]) -> np.ndarray:
-    """Concatenate along the last axis, the examples', without the padding."""
-    pairs = zip(parts, counts, strict=True)
-    return np.concatenate([np.asarray(part)[..., :count] for part, count in pairs], axis=-1)
+def over_batches(
+    program: Callable[[int, dict[str, np.ndarray]], Any],
+    arrays: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    batch_size: int,
+    description: str,
+) -> Any:
+    """What a program makes of all examples, batch after batch.
+
+    Args:
+      program: from a batch's number and the batch, [B, *shape] by modality, to a pytree of arrays
+        whose last axis is the examples', [..., B].
+      arrays: examples by modality, [N, *shape].
+      names: of the modalities to take.
+      batch_size: the most examples that are on the device at once.
+      description: of the progress bar.
+
+    Returns:
+      The program's pytree of NumPy arrays, [..., N].
+    """
+    batches = list(data.batches(arrays, names, batch_size))
+    counts = [count for count, _ in batches]
+    parts = [
+        jax.device_get(program(b, batch))
+        for b, (_, batch) in enumerate(track(batches, description))
+    ]
+
+    def join(*each: np.ndarray) -> np.ndarray:
+        pairs = zip(each, counts, strict=True)
+        return np.concatenate([part[..., :count] for part, count in pairs], axis=-1)
+
+    return jax.tree.map(join, *parts)

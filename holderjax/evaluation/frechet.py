@@ -20,6 +20,7 @@ import numpy as np
 
 from holderjax import data
 from holderjax.evaluation.coherence import Table
+from holderjax.evaluation.examples import over_batches
 from holderjax.evaluation.progress import track
 from holderjax.evaluation.sampling import BATCH_SIZE, latents_given_subsets, prior_samples
 
@@ -143,15 +144,11 @@ def measure(extractors: Extractors, arrays: Mapping[str, np.ndarray]) -> Measure
 
 def fit_real(extractor: Callable[[Any], Any], images: np.ndarray) -> Gaussian:
     """The fit to the features of real images, as a data set holds them, [N, *shape]."""
-    total = list(data.batches({"images": images}, ("images",), BATCH_SIZE))
-    return fit(
-        np.concatenate(
-            [
-                np.asarray(extract(extractor, data.to_float(batch["images"])))[:count]
-                for count, batch in track(total, "features of real images")
-            ]
-        )
+    features = over_batches(
+        lambda _, batch: extract(extractor, data.to_float(batch["images"])).T,
+        *({"images": images}, ("images",), BATCH_SIZE, "features of real images"),
     )
+    return fit(features.T)
 
 
 def frechet_distances(

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import join
-from holderjax.evaluation.progress import track
+from holderjax.evaluation.examples import over_batches
 
 if TYPE_CHECKING:
     from jaxtyping import PRNGKeyArray
@@ -53,9 +52,8 @@ def mean_log_likelihood(
     def program(params: Any, batch: Any, key: PRNGKeyArray) -> Any:
         return model.log_likelihood(params, data.to_float(batch), key, num_samples=num_samples)
 
-    counts, parts = [], []
-    batches = list(data.batches(arrays, tuple(model.modalities), batch_size))
-    for b, (count, batch) in enumerate(track(batches, "log-likelihoods")):
-        counts.append(count)
-        parts.append(program(params, batch, jax.random.fold_in(key, b)))
-    return float(join(parts, counts).mean())
+    each = over_batches(
+        lambda b, batch: program(params, batch, jax.random.fold_in(key, b)),
+        *(arrays, tuple(model.modalities), batch_size, "log-likelihoods"),
+    )
+    return float(each.mean())

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from holderjax import data
-from holderjax.evaluation.examples import first_examples
+from holderjax.evaluation.examples import first_examples, over_batches
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -74,15 +75,17 @@ def representations(
     names = tuple(model.modalities)
 
     @jax.jit
-    def program(params: Any, batch: Any, mask: Array) -> tuple[Float[Array, "B D"], Any]:
+    def program(params: Any, batch: Any, mask: Array) -> tuple[Float[Array, "D B"], Any]:
         batch = data.to_float(batch)
-        return model.infer(params, batch, mask)
+        return jax.tree.map(jnp.transpose, model.infer(params, batch, mask))
 
     everything = np.ones(len(names), bool)
     alone = dict(zip(names, np.eye(len(names), dtype=bool), strict=True))
-    parts = []
-    for count, batch in data.batches(arrays, names, batch_size):
+
+    def infer(_: int, batch: Any) -> dict[str, Any]:
         joint, w = program(params, batch, everything)
         z = {name: program(params, batch, mask)[0] for name, mask in alone.items()}
-        parts.append(jax.tree.map(lambda x, n=count: x[:n], {"joint": joint, "z": z, "w": w}))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return {"joint": joint, "z": z, "w": w}
+
+    found = over_batches(infer, arrays, names, batch_size, "latents")
+    return jax.tree.map(np.transpose, found)

@@ -12,6 +12,9 @@ from flax import nnx
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
+# Flax's own default.
+LECUN = nnx.initializers.lecun_normal()
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(
@@ -84,7 +87,7 @@ convolve.defvjp(_forward, _backward)
 
 
 class Conv(nnx.Conv):
-    """Flax's convolution with a square kernel, by `convolve`: [B, H, W, C] to [B, h, w, F]."""
+    """Flax's convolution with a square kernel [k, k, C, F], by `convolve`."""
 
     def __init__(
         self,
@@ -94,10 +97,17 @@ class Conv(nnx.Conv):
         stride: int = 1,
         *,
         use_bias: bool = True,
+        kernel_init: nnx.Initializer = LECUN,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
-            width_in, width_out, (side, side), strides=stride, use_bias=use_bias, rngs=rngs
+            width_in,
+            width_out,
+            (side, side),
+            strides=stride,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            rngs=rngs,
         )
         self.stride = stride
 
