@@ -1,15 +1,64 @@
 """What the benchmarks share."""
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import optax
+
+from holderjax.data import epoch_indices
 from holderjax.device import device_name
 from holderjax.files import write_json
+from holderjax.models import Model
+from holderjax.training.parallel import parallel, replicate, shard, unreplicate
+from holderjax.training.step import RunKeys, init_state, make_steps
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def trainer(
+    model: Model, arrays: Mapping[str, np.ndarray], batch_size: int, steps: int
+) -> Callable[[], float]:
+    """Training as `holderjax train` does it, on one device: Adam, one program of many steps.
+
+    Args:
+      model: to train, from fresh parameters on.
+      arrays: the training examples by modality, [N, *shape]; they stay on the device.
+      batch_size: of a step.
+      steps: in one dispatch.
+
+    Returns:
+      A function that takes the next ``steps`` steps and returns the last one's loss. It was called
+      once, so it is compiled.
+
+    Raises:
+      FloatingPointError: by the function, if the loss is not finite.
+    """
+    keys, devices = RunKeys.of(0), jax.local_devices()[:1]
+    optimizer = optax.adam(1e-3)
+    program = parallel(make_steps(model, optimizer), devices)
+    examples = replicate(dict(arrays), devices)
+    state = replicate(jax.device_get(init_state(model, optimizer, keys.init)), devices)
+    first = 0
+
+    def take() -> float:
+        nonlocal state, first
+        size = len(next(iter(arrays.values())))
+        indices = shard(epoch_indices(0, size, batch_size, first, steps), devices)
+        state, metrics = program(state, examples, indices, keys.steps, 1.0)
+        first += steps
+        loss = float(unreplicate(metrics["loss"])[-1])
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {first}")
+        return loss
+
+    take()
+    return take
 
 
 def write_results(benchmark: str, config: Any, measured: dict, *packages: str) -> Path:

@@ -99,6 +99,9 @@ class SharedConfig:
     """Go on from the newest whole checkpoint in the folder, or begin if it has none."""
     devices: int | None = None
     """How many of the local devices share a batch; all of them if not given."""
+    feed: Literal["auto", "device", "stream"] = "auto"
+    """Where the training examples are: on every device, or streamed to them a piece at a time;
+    auto puts them on the devices if they fill at most half of the free memory there."""
     mnist: Path | None = None
     """Folder of the MNIST files, for building polymnist."""
     backgrounds: Path | None = None
@@ -129,6 +132,7 @@ class TrainConfig(SharedConfig):
             ("data", self.data, (self.data,) if data.is_own(self.data) else data.DATASETS),
             ("network", self.network, NETWORKS),
             ("decay", self.decay, ("constant", "cosine")),
+            ("feed", self.feed, ("auto", "device", "stream")),
             *(
                 (name, getattr(self, name), known)
                 for name, known in models.OPTIONS.items()

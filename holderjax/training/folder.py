@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS_FOLDER = "checkpoints"
 VERSIONS_FILE = "versions.json"
 # What may differ between a run and its resumption.
-RESUMABLE = ("steps", "out", "resume")
+RESUMABLE = ("steps", "out", "resume", "feed")
 PACKAGES = ("holderjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -17,12 +17,13 @@ from holderjax.models import OPTIONS, Model
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.clusters import check_clusters, fit_clusters
 from holderjax.training.config import TrainConfig, build_model, data_facts, load_dataset
+from holderjax.training.feed import Feed, make_feed
 from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, open_folder
 from holderjax.training.interruption import Interruption
 from holderjax.training.logging import Display, RunLog, read_metrics
 from holderjax.training.metrics import NonFiniteLoss, first_non_finite, flatten, non_finite
 from holderjax.training.optimizer import make_optimizer
-from holderjax.training.parallel import local_devices, parallel, replicate, shard, unreplicate
+from holderjax.training.parallel import local_devices, parallel, replicate, unreplicate
 from holderjax.training.population import over_population, stack, take
 from holderjax.training.step import (
     RunKeys,
@@ -126,8 +127,11 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
                 waiting.setdefault(step, []).append(Member(config, checkpoints, log, state))
         stop = stack.enter_context(Interruption())
         for step, members in sorted(waiting.items()):
-            programs = Programs.of([member.config for member in members], model, dataset, devices)
             with Display(step, shared.steps) as display:
+                group = [member.config for member in members]
+                feed = feed_of(group, dataset, devices, step)
+                display.message(feed.description)
+                programs = Programs.of(group, model, dataset, devices, feed)
                 failed |= run_steps(members, programs, step, display, stop)
     return [failed.get(config.out) or result_of(config) for config in configs]
 
@@ -175,6 +179,29 @@ def model_facts(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in MODEL_SETTINGS}
 
 
+def feed_of(
+    configs: Sequence[TrainConfig],
+    dataset: data.Dataset,
+    devices: Sequence[jax.Device],
+    first_step: int,
+) -> Feed:
+    """What feeds a population from a step on: each member's own order of the training split."""
+    config = configs[0]
+
+    def indices_of(first: int, last: int) -> Any:
+        return np.stack(
+            [
+                data.epoch_indices(
+                    each.seed, len(dataset.train), config.batch_size, first, last - first
+                )
+                for each in configs
+            ]
+        )
+
+    spans = dispatches(first_step, config.steps, config.log_every)
+    return make_feed(config.feed, dataset.train.inputs, indices_of, spans, devices)
+
+
 @dataclass(frozen=True)
 class Member:
     """One run among those that train together: its settings, what it writes, where it begins."""
@@ -187,17 +214,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiled programs of a population of P runs, with the data on their devices.
+    """The compiled programs of a population of P runs, with the data that they read.
 
     Attributes:
-      dispatch: (replicas [devices, P, ...], first, last) to replicas and metrics
-        [devices, P, S, ...] of the steps between.
+      dispatch: (replicas [devices, P, ...], first, last) to replicas and the metrics
+        [devices, P, S, ...] of the steps between, in pieces of them.
       test_loss: parameters [P, ...] to held-out losses [P].
       with_clusters: (replicas, the indices of runs) to replicas with new clusters in these runs.
       devices: that share each batch.
     """
 
-    dispatch: Callable[[TrainState, int, int], tuple[TrainState, Any]]
+    dispatch: Callable[[TrainState, int, int], tuple[TrainState, list[Any]]]
     test_loss: Callable[[Any], Any]
     with_clusters: Callable[[TrainState, Iterable[int]], TrainState]
     devices: list[jax.Device]
@@ -209,13 +236,13 @@ class Programs:
         model: Model,
         dataset: data.Dataset,
         devices: list[jax.Device],
+        feed: Feed,
     ) -> Programs:
         config = configs[0]
         keys = [RunKeys.of(config.seed) for config in configs]
         step_keys = jnp.stack([each.steps for each in keys])
         held_out_keys = jnp.stack([each.held_out for each in keys])
         betas = jnp.array([config.beta for config in configs], jnp.float32)
-        train_examples = replicate(dataset.train.inputs, devices)
         test_examples = jax.device_put(dataset.test.arrays, devices[0])
         per_device = make_steps(
             model, make_optimizer(config), config.beta_warmup, config.hold_weights
@@ -224,15 +251,12 @@ class Programs:
         held_out = make_held_out_loss(model, len(dataset.test), config.batch_size)
         held_out = jax.jit(over_population(held_out, len(configs), (0, None, 0, 0)))
 
-        def dispatch(replicas: TrainState, first: int, last: int) -> tuple[TrainState, Any]:
-            indices = [
-                data.epoch_indices(
-                    each.seed, len(dataset.train), config.batch_size, first, last - first
-                )
-                for each in configs
-            ]
-            shares = shard(np.stack(indices), devices)
-            return steps(replicas, train_examples, shares, step_keys, betas)
+        def dispatch(replicas: TrainState, first: int, last: int) -> tuple[TrainState, list[Any]]:
+            parts = []
+            for examples, indices in feed.pieces(first, last):
+                replicas, metrics = steps(replicas, examples, indices, step_keys, betas)
+                parts.append(metrics)
+            return replicas, parts
 
         def test_loss(params: Any) -> Any:
             return jax.device_get(held_out(params, test_examples, held_out_keys, betas))
@@ -272,7 +296,7 @@ def run_steps(
     replicas = replicate(stack([member.state for member in members]), programs.devices)
     recorder = Recorder(members, programs, display)
     # The dispatch whose metrics are still to be looked at, so that the device need not wait.
-    pending: tuple[int, int, Any] | None = None
+    pending: tuple[int, int, list[Any]] | None = None
     for first, last in dispatches(first_step, config.steps, config.log_every):
         if first == config.fit_clusters:
             if pending:
@@ -308,16 +332,19 @@ class Recorder:
         self.failed: dict[Path, NonFiniteLoss] = {}
         self._programs, self._display = programs, display
 
-    def record(self, first: int, last: int, metrics: Any, state: TrainState | None = None) -> None:
+    def record(
+        self, first: int, last: int, metrics: list[Any], state: TrainState | None = None
+    ) -> None:
         """Look at the metrics of a dispatch; with the state after it, write checkpoints.
 
         Args:
           first: steps before the dispatch.
           last: steps after it.
-          metrics: by name, [devices, P, S, ...].
+          metrics: by name, [devices, P, S, ...], in pieces of the steps.
           state: leaves [P, ...].
         """
-        every_step = flatten(jax.device_get(unreplicate(metrics)))
+        parts = [flatten(jax.device_get(unreplicate(part))) for part in metrics]
+        every_step = {name: np.concatenate([x[name] for x in parts], axis=1) for name in parts[0]}
         test_losses = None if state is None else self._programs.test_loss(state.params)
         state, losses = jax.device_get(state), []
         for i, member in list(self.going.items()):

@@ -35,7 +35,7 @@ def local_devices(count: int | None, batch_size: int) -> list[jax.Device]:
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """A copy of every array on each device, as [devices, ...] split along the first axis."""
     return jax.tree.map(
-        lambda x: _put(np.broadcast_to(x, (len(devices), *np.shape(x))), devices), tree
+        lambda x: put(np.broadcast_to(x, (len(devices), *np.shape(x))), devices), tree
     )
 
 
@@ -47,7 +47,7 @@ def unreplicate(tree: Any) -> Any:
 def shard(indices: Int[np.ndarray, "*S B"], devices: Sequence[jax.Device]) -> jax.Array:
     """Contiguous shares of every batch, [devices, *S, B / devices]."""
     shares = indices.reshape(*indices.shape[:-1], len(devices), -1)
-    return _put(np.moveaxis(shares, -2, 0), devices)
+    return put(np.moveaxis(shares, -2, 0), devices)
 
 
 def parallel(steps: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
@@ -64,6 +64,7 @@ def parallel(steps: Callable[..., Any], devices: Sequence[jax.Device]) -> Callab
     )
 
 
-def _put(stacked: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
+def put(stacked: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
+    """An array [devices, ...], split along the first axis."""
     mesh = Mesh(np.array(devices), (AXIS,))
     return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(AXIS)))

@@ -188,14 +188,14 @@ def stub_programs(blow_up_at: int, where: str) -> Programs:
     """A run whose loss, held-out loss or parameters become NaN at one step."""
     done = 0
 
-    def dispatch(replicas: TrainState, first: int, last: int) -> tuple[TrainState, Any]:
+    def dispatch(replicas: TrainState, first: int, last: int) -> tuple[TrainState, list[Any]]:
         nonlocal done
         done = last
         steps = np.arange(first + 1, last + 1)
         loss = np.where((steps >= blow_up_at) & (where == "loss"), np.nan, 1.0)
         weight = np.nan if where == "params" and last >= blow_up_at else 1.0
         state = TrainState({"w": np.float32([weight])}, (), np.int32([last]))
-        return replicate(state, DEVICES), replicate({"loss": loss[None]}, DEVICES)
+        return replicate(state, DEVICES), [replicate({"loss": loss[None]}, DEVICES)]
 
     def test_loss(params: Any) -> np.ndarray:
         return np.array([np.inf if where == "test_loss" and done >= blow_up_at else 1.0])
