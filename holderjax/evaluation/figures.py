@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
 from holderjax.evaluation.frontier import (
@@ -29,6 +30,7 @@ from holderjax.evaluation.frontier import (
     frontier,
     quality_scores,
 )
+from holderjax.evaluation.labels import spread
 from holderjax.evaluation.pictures import CHARACTER, COLORS, PALE, STYLE, leave_out_the_start
 from holderjax.evaluation.runs import EvaluatedRun, Section, shown
 
@@ -42,17 +44,21 @@ MOST_COLUMNS = 3
 WIDE_RATIO = 20
 
 
+Finish = Callable[[], None]
+
+
 @dataclass(frozen=True)
 class Panel:
     """A part of a figure.
 
     Attributes:
       alt: what it shows, for those who do not see it.
-      draw: onto axes, with labels for the legend.
+      draw: onto axes, with labels for the legend; may return what is to be done once the layout is
+        final.
     """
 
     alt: str
-    draw: Callable[[Axes], None]
+    draw: Callable[[Axes], Finish | None]
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,9 @@ def draw(panels: Sequence[Panel], kind: Literal["svg", "png"]) -> bytes:
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         handles: dict[str, Any] = {}
+        finishes = []
         for panel, ax in zip(panels, axes, strict=False):
-            panel.draw(ax)
+            finishes.append(panel.draw(ax))
             found, labels = ax.get_legend_handles_labels()
             handles |= dict(zip(labels, found, strict=True))
         for ax in axes[len(panels) :]:
@@ -102,6 +109,10 @@ def draw(panels: Sequence[Panel], kind: Literal["svg", "png"]) -> bytes:
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=across
         )
+        figure.draw_without_rendering()
+        for finish in finishes:
+            if finish is not None:
+                finish()
         file = io.BytesIO()
         figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return file.getvalue()
@@ -172,7 +183,7 @@ def _frontier_panel(
     betas = {point.beta for point in points}
     title = kind.capitalize() + (f", β {shown(*betas)}" if len(betas) == 1 else "")
 
-    def draw_panel(axes: Axes) -> None:
+    def draw_panel(axes: Axes) -> Finish:
         means = [p.quality.mean for p in points]
         wide = min(means) > 0 and max(means) > WIDE_RATIO * min(means)
         if wide:
@@ -183,20 +194,20 @@ def _frontier_panel(
         axes.step(*zip(*best, strict=True), where="post", color=PALE, linewidth=5, alpha=0.35)
         for i, curve in enumerate(section.curves):
             _draw_curve(axes, [p for p in points if p.curve == curve], style(i))
+        labels = []
         for point in points:
             # Where all have the same beta, the title has it.
-            look = style(section.curves.index(point.curve))
-            if len(betas) == 1:
-                _label(axes, point, point.curve, look["color"], side=1)
-            else:
-                # Coherence mostly grows with beta and distance: the line leaves this side free.
-                _label(axes, point, f"β {shown(point.beta)}", look["color"], side=-1)
+            text = point.curve if len(betas) == 1 else f"β {shown(point.beta)}"
+            color = style(section.curves.index(point.curve))["color"]
+            labels.append(_label(axes, point, text, color))
         axes.set_title(title)
         axes.set_title("better: up and to the left ↖", loc="right", fontsize=8.5, weight="normal")
         scale = ", log scale" if wide else ""
         axes.set_xlabel(f"← {quality.label} (lower is better{scale})")
         axes.set_ylabel(f"{coherence.label} (higher is better) →")
         axes.margins(0.09)
+        # Coherence mostly grows with beta and distance: the lines leave the upper left free.
+        return lambda: spread(axes, labels, start=135)
 
     return Panel(alt, draw_panel)
 
@@ -222,18 +233,20 @@ def _draw_curve(axes: Axes, points: Sequence[Point], look: dict[str, Any]) -> No
             axes.plot(*at, **look, markersize=5.5, markerfacecolor="white")
 
 
-def _label(axes: Axes, point: Point, text: str, color: str, side: Literal[-1, 1]) -> None:
-    axes.annotate(
+def _label(axes: Axes, point: Point, text: str, color: str) -> Annotation:
+    # Darker, for letters need more contrast than lines.
+    dark = 0.6 * np.array(to_rgb(color))
+    return axes.annotate(
         text,
         (point.quality.mean, point.coherence.mean),
-        xytext=(5 * side, 4),
+        xytext=(0, 9),
         textcoords="offset points",
-        ha="left" if side > 0 else "right",
+        ha="center",
+        va="center",
         fontsize=7.5,
-        # Darker, for letters need more contrast than lines; below whatever lies there.
-        color=0.6 * np.array(to_rgb(color)),
-        zorder=1.5,
+        color=dark,
         path_effects=[withStroke(linewidth=2, foreground="white")],
+        arrowprops={"arrowstyle": "-", "color": dark, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
     )
 
 

@@ -93,10 +93,9 @@ def visit(
         in_axes=(0, 2),
         out_axes=2,
     )(keys, posterior.log_weights)
-    densities, log_weights = jax.tree.map(
-        lambda x: gather(x, index, 2), (posterior.components, posterior.log_weights)
-    )
-    return Components(densities, log_weights, posterior.members[index] & present.T, True)
+    log_weights = gather(posterior.log_weights, index, 2)
+    members = posterior.members[index] & present.T
+    return Components(posterior.choose(index), log_weights, members, True)
 
 
 def expectation(components: Components, values: Float[Array, "K V B"]) -> Float[Array, "V B"]:

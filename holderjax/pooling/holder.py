@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from math import factorial, prod
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from holderjax.pooling.gaussian import DiagGaussian, normalized_geometric_mean
+from holderjax.pooling.gaussian import (
+    DiagGaussian,
+    log_bhattacharyya,
+    normalized_geometric_mean,
+)
 from holderjax.pooling.inputs import present_experts
 from holderjax.pooling.mixture import PooledPosterior, gather
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray
+    from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +55,10 @@ class HolderPosterior(PooledPosterior):
         return self.log_normalizer + _log_power(
             self.experts, self.log_expert_weights, self.order, z
         )
+
+    def choose(self, index: Int[Array, "..."]) -> DiagGaussian:
+        """As for any mixture, but made of the experts: the gradient reaches no other component."""
+        return _chosen(self.experts, self.order, index)
 
 
 def holder_pool(
@@ -81,9 +89,9 @@ def holder_pool(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    index, log_coefficient = _multisets(experts.mean.shape[0], order)
-    components, log_mass = normalized_geometric_mean(_factors(experts, index))
-    log_mass = _weighted(log_mass, log_weights, index, log_coefficient)
+    index, _ = _multisets(experts.mean.shape[0], order)
+    components, _ = normalized_geometric_mean(_factors(experts, index))
+    log_mass = _log_masses(experts, log_weights, order)
     log_normalizer = -jax.nn.logsumexp(log_mass, axis=0)
     members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
     return HolderPosterior(
@@ -174,11 +182,7 @@ def holder_sample(
     key_pair, key_noise = jax.random.split(key)
     log_masses = _log_masses(experts, log_weights, 2)
     drawn = jax.random.categorical(key_pair, log_masses, axis=0, shape=(*shape, *batch))
-    pairs = jnp.asarray(_multisets(experts.mean.shape[0], 2)[0])[drawn]
-    pair = [
-        jax.tree.map(lambda x, i=pairs[..., p]: gather(x, i, len(batch)), experts) for p in range(2)
-    ]
-    return normalized_geometric_mean(pair)[0].sample(key_noise)
+    return _chosen(experts, 2, drawn).sample(key_noise)
 
 
 def _log_power(experts: DiagGaussian, log_weights: Array, order: int, z: Array) -> Array:
@@ -214,24 +218,69 @@ def _factors(experts: DiagGaussian, index: Any) -> list[DiagGaussian]:
     return [jax.tree.map(lambda x, p=p: x[index[..., p]], experts) for p in range(index.shape[-1])]
 
 
-def _weighted(log_mass: Array, log_weights: Array, index: Any, log_coefficient: Any) -> Array:
-    """Multiply the integrals [K, ...] by the multinomial and the experts' weights."""
-    log_coefficient = jnp.asarray(log_coefficient, log_mass.dtype)
-    log_coefficient = log_coefficient.reshape(-1, *[1] * (log_mass.ndim - 1))
-    return log_mass + log_coefficient + log_weights[index].sum(axis=1)
+def _chosen(experts: DiagGaussian, order: int, index: Int[Array, "..."]) -> DiagGaussian:
+    """The components of the pool that ``index`` [*samples, *batch] names, and no others."""
+    count, *batch = experts.mean.shape[:-1]
+    multisets = jnp.asarray(_multisets(count, order)[0])[index]
+    factors = [
+        jax.tree.map(lambda x, i=multisets[..., p]: gather(x, i, len(batch)), experts)
+        for p in range(order)
+    ]
+    return normalized_geometric_mean(factors)[0]
 
 
 def _log_masses(
     experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int
 ) -> Float[Array, "K ..."]:
-    """log C_k for every multiset, M of them at a time: O(M D) memory, also in the gradient."""
+    """log C_k for every multiset at O(M D) memory, also in the gradient."""
     index, log_coefficient = _multisets(experts.mean.shape[0], order)
     if order == 1:  # the integrals of the experts themselves: no need to look at them
-        integrals = jnp.zeros_like(log_weights)
+        log_integrals = jnp.zeros_like(log_weights)
+    elif order == 2:
+        log_integrals = jnp.concatenate([jnp.zeros_like(log_weights), _log_overlaps(experts)])
     else:
-        integrals = jax.lax.map(
+        log_integrals = jax.lax.map(
             jax.checkpoint(lambda k: normalized_geometric_mean(_factors(experts, k))[1]),
             jnp.asarray(index),
             batch_size=experts.mean.shape[0],
         )
-    return _weighted(integrals, log_weights, index, log_coefficient)
+    per_component = jnp.asarray(log_coefficient, log_integrals.dtype)
+    per_component = per_component.reshape(-1, *[1] * (log_integrals.ndim - 1))
+    return log_integrals + per_component + log_weights[index].sum(axis=1)
+
+
+def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:
+    """log S_ij of all pairs i < j in lexicographic order, M of them at a time.
+
+    Pairs are those of the experts with themselves, rotated by 1 .. M // 2 places: contiguous
+    slices, each pair once. If M is even, the last rotation lays one half over the other.
+    """
+    count = experts.mean.shape[0]
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), experts)
+
+    @jax.checkpoint
+    def rotated(places: Int[Array, ""]) -> Float[Array, "M ..."]:
+        others = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, places, count), twice)
+        return log_bhattacharyya(experts, others)
+
+    found, whole = [], (count - 1) // 2
+    if whole:
+        rows = jax.lax.map(rotated, jnp.arange(1, whole + 1))
+        found.append(rows.reshape(-1, *rows.shape[2:]))
+    if count % 2 == 0:
+        halves = slice(count // 2), slice(count // 2, count)
+        first, last = (jax.tree.map(lambda x, half=half: x[half], experts) for half in halves)
+        found.append(jax.checkpoint(log_bhattacharyya)(first, last))
+    if not found:
+        return jnp.zeros((0, *experts.mean.shape[1:-1]), experts.mean.dtype)
+    return jnp.concatenate(found)[_rotation_order(count)]
+
+
+@lru_cache
+def _rotation_order(count: int) -> np.ndarray:
+    """Where `_log_overlaps` finds the pairs (0, 1), (0, 2), ... among its rotations."""
+    pairs = [(j, (j + r) % count) for r in range(1, count // 2 + 1) for j in range(count)]
+    place: dict[tuple[int, int], int] = {}
+    for k, (i, j) in enumerate(pairs):
+        place.setdefault((min(i, j), max(i, j)), k)
+    return np.asarray([place[pair] for pair in combinations(range(count), 2)], np.int32)

@@ -57,8 +57,19 @@ class GaussianMixture:
         index = jax.random.categorical(
             key_component, self.log_weights, axis=0, shape=(*shape, *batch_shape)
         )
-        chosen = jax.tree.map(lambda x: gather(x, index, len(batch_shape)), self.components)
-        return chosen.sample(key_noise)
+        return self.choose(index).sample(key_noise)
+
+    def choose(self, index: Int[Array, "..."]) -> DiagGaussian | DiagLaplace:
+        """For every batch entry its component of that index: ``components[index[b], b]``.
+
+        Args:
+          index: [*samples, *batch], integers below K.
+
+        Returns:
+          [*samples, *batch, D].
+        """
+        batch_ndim = self.log_weights.ndim - 1
+        return jax.tree.map(lambda x: gather(x, index, batch_ndim), self.components)
 
     def mean(self) -> Float[Array, "... D"]:
         """sum_k pi_k mean_k, [..., D]."""

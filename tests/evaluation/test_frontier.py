@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from holderjax.evaluation.frontier import (
     COHERENCE,
@@ -25,6 +28,7 @@ from holderjax.evaluation.frontier import (
     score_of,
     table_scores,
 )
+from holderjax.evaluation.labels import spread
 
 # Few values, so that ties are common.
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12)
@@ -148,3 +152,38 @@ def test_the_best_of_a_column_are_its_extremes_where_there_are_two_to_compare():
     assert best([one, None, two, two], "higher") == [False, False, True, True]
     assert best([one, None, two], "lower") == [True, False, False]
     assert best([one, None], "higher") == [False, False]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12, unique=True),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_labels_keep_out_of_each_others_way(points, crowded):
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    # In a fifth of the picture, or all over it.
+    size = 0.2 if crowded else 1.0
+    points = [(size * x, size * y) for x, y in points]
+    axes.plot(*zip(*points, strict=True), "o-")
+    axes.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
+    labels = [
+        axes.annotate(
+            f"β {i}", xy, (0, 9), textcoords="offset points", ha="center", va="center",
+            fontsize=7.5, arrowprops={"arrowstyle": "-"},
+        )
+        for i, xy in enumerate(points)
+    ]  # fmt: skip
+    figure.draw_without_rendering()
+    spread(axes, labels, start=135)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(label) for label in labels]
+    for one, other in combinations(boxes, 2):
+        assert not one.overlaps(other)
+    frame = axes.get_window_extent()
+    for box, xy in zip(boxes, points, strict=True):
+        assert frame.contains(box.x0, box.y0)
+        assert frame.contains(box.x1, box.y1)
+        # Near its point, and on no marker.
+        assert np.hypot(*(np.array([box.x0, box.y0]) - axes.transData.transform(xy))) < 200
+        assert not any(box.contains(*axes.transData.transform(other)) for other in points)

@@ -1,10 +1,12 @@
 """Statements about pooling that hold for any experts, over M 1..8 and D 1..16, in float64."""
 
 from functools import lru_cache, partial
+from math import log
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -423,3 +425,29 @@ def test_the_mixture_of_experts_holds_the_experts():
     pool = mixture_of_experts(experts)
     jax.tree.map(identical, pool.components, experts)
     equal(pool.log_weights, np.full(4, -np.log(4)))
+
+
+def test_the_overlap_of_two_experts_has_the_derivatives_of_its_formula():
+    # Written out as in the docstring, in float64, also where the variances are equal.
+    def formula(mean_p, log_var_p, mean_q, log_var_q):
+        variances = jnp.exp(log_var_p) + jnp.exp(log_var_q)
+        inside = 0.5 * (log(2) + 0.5 * (log_var_p + log_var_q) - jnp.log(variances))
+        return jnp.sum(inside - jnp.square(mean_p - mean_q) / (4 * variances))
+
+    def overlap(mean_p, log_var_p, mean_q, log_var_q):
+        return log_bhattacharyya(DiagGaussian(mean_p, log_var_p), DiagGaussian(mean_q, log_var_q))
+
+    with jax.enable_x64(True):
+        point = [
+            jnp.asarray(x, jnp.float64)
+            for x in ([0.3, -2.0, 1.0], [0.5, -1.0, 2.0], [0.3, 1.0, -0.5], [0.5, 2.0, -2.0])
+        ]
+        for derivative in (jax.jacfwd, jax.jacrev, jax.hessian):
+            found, expected = (
+                derivative(f, argnums=(0, 1, 2, 3))(*point) for f in (overlap, formula)
+            )
+            jax.tree.map(
+                lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12),
+                found,
+                expected,
+            )

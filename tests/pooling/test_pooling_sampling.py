@@ -150,3 +150,17 @@ def test_gradients_reach_the_experts_through_the_draw():
     gradient = jax.jit(jax.grad(lambda experts: draw(experts).sum()))(one)
     np.testing.assert_allclose(gradient.mean[0], [1.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(gradient.log_var[0], 0.5 * (draw(one) - one.mean[0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("batch", [(), (2, 4)])
+def test_the_pool_makes_the_components_that_are_asked_for(order, batch):
+    keys = jax.random.split(jax.random.key(3), 3)
+    experts = DiagGaussian(*(jax.random.normal(key, (4, *batch, 5)) for key in keys[:2]))
+    pool = quick_jit(holder_pool, static_argnames="order")(experts, order=order)
+    index = jax.random.randint(keys[2], (6, *batch), 0, len(pool.log_weights))
+    jax.tree.map(
+        lambda made, held: np.testing.assert_allclose(made, held, rtol=1e-5, atol=1e-5),
+        pool.choose(index),
+        GaussianMixture.choose(pool, index),
+    )
