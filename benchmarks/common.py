@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +22,20 @@ from holderjax.training.step import RunKeys, init_state, make_steps
 RESULTS = Path(__file__).parent / "results"
 
 
-def trainer(
-    model: Model, arrays: Mapping[str, np.ndarray], batch_size: int, steps: int
-) -> Callable[[], float]:
+@dataclass(frozen=True)
+class Trainer:
+    """A compiled training program.
+
+    Attributes:
+      take: takes the next steps of one dispatch, and returns the last one's loss.
+      memory: bytes that the program plans for, beside its arguments and results.
+    """
+
+    take: Callable[[], float]
+    memory: int
+
+
+def trainer(model: Model, arrays: Mapping[str, np.ndarray], batch_size: int, steps: int) -> Trainer:
     """Training as `holderjax train` does it, on one device: Adam, one program of many steps.
 
     Args:
@@ -33,24 +45,24 @@ def trainer(
       steps: in one dispatch.
 
     Returns:
-      A function that takes the next ``steps`` steps and returns the last one's loss. It was called
-      once, so it is compiled.
-
-    Raises:
-      FloatingPointError: by the function, if the loss is not finite.
+      The program, which has run once. It raises FloatingPointError if the loss is not finite.
     """
     keys, devices = RunKeys.of(0), jax.local_devices()[:1]
     optimizer = optax.adam(1e-3)
-    program = parallel(make_steps(model, optimizer), devices)
     examples = replicate(dict(arrays), devices)
     state = replicate(jax.device_get(init_state(model, optimizer, keys.init)), devices)
-    first = 0
+    first, beta = 0, np.float32(1.0)
+
+    def indices() -> jax.Array:
+        size = len(next(iter(arrays.values())))
+        return shard(epoch_indices(0, size, batch_size, first, steps), devices)
+
+    program = parallel(make_steps(model, optimizer), devices)
+    program = program.lower(state, examples, indices(), keys.steps, beta).compile()
 
     def take() -> float:
         nonlocal state, first
-        size = len(next(iter(arrays.values())))
-        indices = shard(epoch_indices(0, size, batch_size, first, steps), devices)
-        state, metrics = program(state, examples, indices, keys.steps, 1.0)
+        state, metrics = program(state, examples, indices(), keys.steps, beta)
         first += steps
         loss = float(unreplicate(metrics["loss"])[-1])
         if not np.isfinite(loss):
@@ -58,7 +70,7 @@ def trainer(
         return loss
 
     take()
-    return take
+    return Trainer(take, program.memory_analysis().temp_size_in_bytes)
 
 
 def write_results(benchmark: str, config: Any, measured: dict, *packages: str) -> Path:

@@ -14,27 +14,22 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import jax
-import multivae.models as peers
 import numpy as np
 import torch
 import tyro
 from common import write_results
 from multivae.data.datasets.base import MultimodalBaseDataset
 from multivae.metrics import CoherenceEvaluator, CoherenceEvaluatorConfig
-from multivae.models.nn.base_architectures import BaseMultilatentEncoder
-from pythae.models.base.base_utils import ModelOutput
-from pythae.models.nn.base_architectures import BaseDecoder
+from peers import LATENT, NAMES, SHAPE, mmvae_plus, tensors
 
 from holderjax import models
 from holderjax.evaluation.classifiers import RECIPE, new_classifier
 from holderjax.evaluation.coherence import coherence_table, generate_from_subsets
 
-SHAPE, NUM_CLASSES, LATENT = (28, 28, 3), 10, 32
-NAMES = tuple(f"m{i}" for i in range(5))
+NUM_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -46,46 +41,6 @@ class Config:
     """Of each, after the first."""
     batch_size: int = 256
     out: Path | None = None
-
-
-def perceptron(*sizes: int) -> torch.nn.Sequential:
-    """Linear layers with ReLU after all but the last."""
-    layers = []
-    for i, o in pairwise(sizes):
-        layers += [torch.nn.Linear(i, o), torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers[:-1])
-
-
-class Encoder(BaseMultilatentEncoder):
-    """`holderjax.networks.MlpEncoder` and its heads, once for z and once for w."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.latent_dim = self.style_dim = LATENT
-        size = int(np.prod(SHAPE))
-        self.z, self.w = (perceptron(size, 400, 400, 2 * LATENT) for _ in range(2))
-
-    def forward(self, x: torch.Tensor) -> ModelOutput:
-        x = x.flatten(1)
-        (mean, log_var), (style, style_log_var) = (net(x).chunk(2, -1) for net in (self.z, self.w))
-        return ModelOutput(
-            embedding=mean,
-            log_covariance=log_var,
-            style_embedding=style,
-            style_log_covariance=style_log_var,
-        )
-
-
-class Decoder(BaseDecoder):
-    """`holderjax.networks.MlpDecoder`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = perceptron(2 * LATENT, 256, 256, int(np.prod(SHAPE)))
-
-    def forward(self, z: torch.Tensor) -> ModelOutput:
-        shape = (SHAPE[-1], *SHAPE[:-1])
-        return ModelOutput(reconstruction=self.net(z).reshape(-1, *shape))
 
 
 def peer_classifier() -> torch.nn.Module:
@@ -131,27 +86,10 @@ def ours(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float
 
 def theirs(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float]:
     """The same by MultiVae."""
-    model = peers.MMVAEPlus(
-        peers.MMVAEPlusConfig(
-            n_modalities=len(NAMES),
-            latent_dim=LATENT,
-            modalities_specific_dim=LATENT,
-            input_dims={name: (SHAPE[-1], *SHAPE[:-1]) for name in NAMES},
-            decoders_dist=dict.fromkeys(NAMES, "laplace"),
-            decoder_dist_params={name: {"scale": 0.75} for name in NAMES},
-            prior_and_posterior_dist="normal",
-        ),
-        {name: Encoder() for name in NAMES},
-        {name: Decoder() for name in NAMES},
-    )
-    tensors = {
-        name: torch.from_numpy(np.moveaxis(x, -1, 1).astype(np.float32) / 255)
-        for name, x in arrays.items()
-    }
     evaluator = CoherenceEvaluator(
-        model,
+        mmvae_plus("mlp"),
         {name: peer_classifier() for name in NAMES},
-        MultimodalBaseDataset(tensors, torch.from_numpy(labels).long()),
+        MultimodalBaseDataset(tensors(arrays), torch.from_numpy(labels).long()),
         eval_config=CoherenceEvaluatorConfig(batch_size=config.batch_size, num_classes=NUM_CLASSES),
     )
     evaluator.logger.setLevel(logging.ERROR)

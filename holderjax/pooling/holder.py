@@ -246,7 +246,8 @@ def _log_masses(
         )
     per_component = jnp.asarray(log_coefficient, log_integrals.dtype)
     per_component = per_component.reshape(-1, *[1] * (log_integrals.ndim - 1))
-    return log_integrals + per_component + log_weights[index].sum(axis=1)
+    # Term by term: gathered at once they would be an array of n K entries.
+    return sum((log_weights[column] for column in index.T), log_integrals + per_component)
 
 
 def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:
