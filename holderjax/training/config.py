@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from holderjax import data, models
 from holderjax.files import write_json
@@ -20,6 +21,8 @@ from holderjax.networks import NETWORKS, TextDecoder, TextEncoder
 # Where each path-valued setting goes in `data.load`, and the data sets that take it.
 DATA_PATHS = {"polymnist": "root", "mnist": "mnist", "backgrounds": "backgrounds"}
 CONFIG_FILE = "config.json"
+# A run counts its steps in 32 bits.
+MOST_STEPS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,7 @@ class TrainConfig(SharedConfig):
         Raises:
           ValueError: naming the setting, its value and what was expected.
         """
+        self._validate_types()
         for kind, name, known in (
             ("system", self.system, models.SYSTEMS),
             ("data", self.data, (self.data,) if data.is_own(self.data) else data.DATASETS),
@@ -151,6 +155,8 @@ class TrainConfig(SharedConfig):
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.components is not None and self.components < 2:
             raise ValueError(f"components: expected at least 2 draws, got {self.components}")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps: expected at most {MOST_STEPS}, got {self.steps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 <= seed < 2**32, got {self.seed}")
         if self.missing_seed < 0:
@@ -163,6 +169,13 @@ class TrainConfig(SharedConfig):
             raise ValueError(f"clip: expected a norm above zero, got {self.clip}")
         self._validate_steps()
         self._validate_paths()
+
+    def _validate_types(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _is_of(value, hint):
+                expected = hint if get_args(hint) else hint.__name__
+                raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
     def _validate_steps(self) -> None:
         for name in ("warmup", "beta_warmup", "hold_weights", "random_subsets"):
@@ -223,16 +236,32 @@ def load_config(folder: Path) -> TrainConfig:
             raise ValueError(f"{path}: {unknown('setting', name, known)}")
     # The folder may have been moved since it was written.
     values["out"] = folder
+    # JSON has neither paths nor tuples.
     for name in DATA_PATHS:
-        if values.get(name) is not None:
+        if isinstance(values.get(name), str):
             values[name] = Path(values[name])
+    if isinstance(values.get("missing"), list):
+        values["missing"] = tuple(values["missing"])
+    config = TrainConfig(**values)
     try:
-        # JSON has no tuples.
-        config = TrainConfig(**values | {"missing": tuple(values.get("missing", ()))})
         config.validate()
-    except TypeError as error:
-        raise ValueError(f"{path}: a setting is of the wrong type: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return config
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a setting's type; which strings are known is checked by their names."""
+    kind, options = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_is_of(value, option) for option in options)
+    if kind is Literal:
+        return isinstance(value, str)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_is_of(x, options[0]) for x in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def load_dataset(config: TrainConfig) -> data.Dataset:
