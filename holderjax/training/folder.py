@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 
 from holderjax.data import Dataset
 from holderjax.device import device_name
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"
 VERSIONS_FILE = "versions.json"
+LOCK_FILE = ".lock"
 # What may differ between a run and its resumption.
 RESUMABLE = ("steps", "out", "resume", "feed")
 PACKAGES = ("holderjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -51,15 +53,30 @@ def check_folder(config: TrainConfig) -> None:
         raise ValueError(f"resume: {config.out} has other settings: {'; '.join(changed)}")
 
 
+def lock_folder(out: Path) -> FileLock:
+    """Keep a run's folder, made if need be, from every other process until the lock is released.
+
+    A process that ends in any way releases its locks.
+
+    Raises:
+      FileExistsError: if another process holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK_FILE)
+    try:
+        return lock.acquire(blocking=False).lock
+    except Timeout as error:
+        raise FileExistsError(f"{out} is being written by another process") from error
+
+
 def open_folder(config: TrainConfig, dataset: Dataset, devices: Sequence[jax.Device]) -> None:
-    """Write the config and the versions into the folder, which is made if need be.
+    """Write the config and the versions into the folder, which this process has locked.
 
     The config of a run that is there already stays, until its resumption is known to go on.
 
     Raises:
       ValueError: if the data is not what the run began with.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
     if not (config.out / CONFIG_FILE).exists():
         config.save(config.out)
     versions = describe_versions(dataset, devices)

@@ -18,7 +18,7 @@ from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.clusters import check_clusters, fit_clusters
 from holderjax.training.config import TrainConfig, build_model, data_facts, load_dataset
 from holderjax.training.feed import Feed, make_feed
-from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, open_folder
+from holderjax.training.folder import CHECKPOINTS_FOLDER, check_folder, lock_folder, open_folder
 from holderjax.training.interruption import Interruption
 from holderjax.training.logging import Display, RunLog, read_metrics
 from holderjax.training.metrics import NonFiniteLoss, first_non_finite, flatten, non_finite
@@ -117,6 +117,9 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
     with ExitStack() as stack:
         waiting: dict[int, list[Member]] = {}
         for config in configs:
+            stack.callback(lock_folder(config.out).release)
+            # Again: another process may have begun a run there since.
+            check_folder(config)
             open_folder(config, dataset, devices)
             folder = config.out / CHECKPOINTS_FOLDER
             checkpoints = stack.enter_context(Checkpoints(folder, keep=config.keep))

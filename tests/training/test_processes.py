@@ -97,10 +97,16 @@ def test_digits_killed_three_times_ends_bit_for_bit_as_uninterrupted(tmp_path: P
     assert same(load_run(whole).params, load_run(killed).params)
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_checkpoint_and_no_second_process_writes_meanwhile(tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     with running(tiny_run.command(out, steps=10**6, checkpoint_every=10**6)) as process:
         wait_for_step(out, 6, process)
+        before = sorted(path.name for path in out.iterdir())
+        with pytest.raises(
+            FileExistsError, match="interrupted is being written by another process"
+        ):
+            train(tiny_run.config(out, steps=10**6, checkpoint_every=10**6, resume=True))
+        assert sorted(path.name for path in out.iterdir()) == before
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert "Traceback" not in process.stderr.read()

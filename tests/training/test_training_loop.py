@@ -60,7 +60,8 @@ def test_every_interval_tells_every_term(finished: Path) -> None:
 
 def test_a_run_folder_holds_everything(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+    visible = {"config.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+    assert names == visible | {".lock"}
     versions = json.loads((finished / "versions.json").read_text())
     assert versions["jax"] == jax.__version__
     assert versions["holderjax"] == holderjax.__version__
