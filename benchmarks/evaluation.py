@@ -2,8 +2,8 @@
 
 .venv-parity/bin/python benchmarks/evaluation.py [--examples 10000 --rounds 3]   # of `make parity`
 
-Both sides score MMVAE+ with the same perceptrons and classifiers (four convolutional and dense
-layers), of random weights, on the same images of random pixels: neither's time depends on them.
+Both sides score MMVAE+ with the same networks and classifiers (convolutional and dense layers), of
+random weights, on the same images of random pixels: neither's time depends on them.
 MultiVae encodes, decodes and classifies subset after subset; ours is one compiled program that
 encodes once, and reconstructs everything from everything besides. The two alternate. Every
 call of ours compiles anew, as an evaluation does; the first round of each is not in the medians.
@@ -28,6 +28,7 @@ from peers import LATENT, NAMES, SHAPE, mmvae_plus, tensors
 from holderjax import models
 from holderjax.evaluation.classifiers import RECIPE, new_classifier
 from holderjax.evaluation.coherence import coherence_table, generate_from_subsets
+from holderjax.networks import NETWORKS
 
 NUM_CLASSES = 10
 
@@ -36,6 +37,8 @@ NUM_CLASSES = 10
 class Config:
     """Of both sides alike."""
 
+    network: str = "mlp"
+    """Of encoders and decoders: perceptrons, or with resnet the field's residual networks."""
     examples: int = 10_000
     rounds: int = 3
     """Of each, after the first."""
@@ -62,7 +65,8 @@ def peer_classifier() -> torch.nn.Module:
 
 def ours(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float]:
     """Scores everything, and returns the mean coherence."""
-    modality = models.Modality(SHAPE, likelihood=models.Laplace(0.75))
+    encoder, decoder = NETWORKS[config.network]
+    modality = models.Modality(SHAPE, encoder, decoder, models.Laplace(0.75))
     model = models.build(
         "mmvae+", dict.fromkeys(NAMES, modality), latent_dim=LATENT, private_dim=LATENT
     )
@@ -87,7 +91,7 @@ def ours(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float
 def theirs(arrays: dict, labels: np.ndarray, config: Config) -> Callable[[], float]:
     """The same by MultiVae."""
     evaluator = CoherenceEvaluator(
-        mmvae_plus("mlp"),
+        mmvae_plus(config.network),
         {name: peer_classifier() for name in NAMES},
         MultimodalBaseDataset(tensors(arrays), torch.from_numpy(labels).long()),
         eval_config=CoherenceEvaluatorConfig(batch_size=config.batch_size, num_classes=NUM_CLASSES),
@@ -126,7 +130,7 @@ def main(config: Config) -> None:
     ratio = medians["holderjax"] / medians["multivae"]
     print(f"holderjax / multivae: {ratio:.3f}")
     measured = {"seconds": times, "ratio": ratio}
-    print(write_results("evaluation", config, measured, "torch", "multivae"))
+    print(write_results(f"evaluation-{config.network}", config, measured, "torch", "multivae"))
 
 
 if __name__ == "__main__":
