@@ -1,4 +1,7 @@
-"""However the examples reach the device, a step reads the same ones and a run is the same run."""
+"""However the examples reach the device, a step reads the same ones: the run is the same run.
+
+To rounding: a piece of one step is another program than a dispatch of two.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,12 +29,15 @@ DEVICES = jax.local_devices()[:1]
 
 
 def same_run(one: Path, other: Path) -> None:
-    jax.tree.map(np.testing.assert_array_equal, load_run(one).params, load_run(other).params)
+    def close(x: Any, y: Any) -> None:
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+
+    jax.tree.map(close, load_run(one).params, load_run(other).params)
     lines = [
         [{k: v for k, v in x.items() if "second" not in k} for x in read_metrics(out)]
         for out in (one, other)
     ]
-    assert lines[0] == lines[1]
+    jax.tree.map(close, *lines)
 
 
 def small_pieces(monkeypatch: pytest.MonkeyPatch, steps: int, members: int = 1) -> None:
