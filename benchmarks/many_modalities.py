@@ -7,9 +7,6 @@ costs C M. The steps are those of `holderjax train`: several a dispatch, gathere
 Dispatches of all sizes alternate within one process; the figures are medians and
 ratios. Growth exponents are slopes over log M: of the logarithm of the time, and of that of the
 memory that XLA plans for the dispatch beside data, parameters and moments.
-
-With small batches the smallest sizes work from the processor's cache and the largest from memory,
-which shows as growth beyond linear (--batch-size 64).
 """
 
 import statistics
