@@ -163,6 +163,8 @@ def log_bhattacharyya(p: DiagGaussian, q: DiagGaussian) -> Float[Array, "..."]:
       \log S = \sum_d \tfrac12 \Big[\log 2 + \tfrac12(\log v_p + \log v_q) - \log(v_p + v_q)\Big]
         - \frac{(\mu_p - \mu_q)^2}{4 (v_p + v_q)}
 
+    (Hölder++, section 3.1.)
+
     Args:
       p: Gaussians [..., D].
       q: Gaussians [..., D].
@@ -175,11 +177,18 @@ def log_bhattacharyya(p: DiagGaussian, q: DiagGaussian) -> Float[Array, "..."]:
 
 
 @jax.custom_jvp
-def _log_overlap(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array) -> Array:
-    """The bracket is -1/2 log cosh of half the difference h of the log-variances.
+def _log_overlap(
+    mean_p: Float[Array, "... D"],
+    log_var_p: Float[Array, "... D"],
+    mean_q: Float[Array, "... D"],
+    log_var_q: Float[Array, "... D"],
+) -> Float[Array, "..."]:
+    r"""`log_bhattacharyya`, of arrays that broadcast.
 
-    Written with exp(-|h|) and the larger variance, it is exact for equal Gaussians, and everything
-    is one pass of two exponentials and a logarithm. A pool takes it of every pair of its experts.
+    With :math:`h = |\log v_p - \log v_q|` its bracket is :math:`-\log\cosh(h/2)`, which is
+    :math:`-h/2 - \log\frac12(1 + e^{-h})`: exact for equal Gaussians, and all in one pass of two
+    exponentials and a logarithm. A pool takes it of every pair of its experts, so it is not left to
+    `normalized_geometric_mean`.
     """
     h = jnp.abs(log_var_p - log_var_q)
     log_cosh = 0.5 * h + jnp.log(0.5 + 0.5 * jnp.exp(-h))

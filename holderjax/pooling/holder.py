@@ -90,8 +90,11 @@ def holder_pool(
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
     index, _ = _multisets(experts.mean.shape[0], order)
-    components, _ = normalized_geometric_mean(_factors(experts, index))
-    log_mass = _log_masses(experts, log_weights, order)
+    components, log_integrals = normalized_geometric_mean(_factors(experts, index))
+    # Of pairs they are cheaper alone, above all where nobody asks for the components.
+    if order == 2:
+        log_integrals = _log_integrals(experts, order)
+    log_mass = _weighted(log_integrals, log_weights, order)
     log_normalizer = -jax.nn.logsumexp(log_mass, axis=0)
     members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
     return HolderPosterior(
@@ -123,7 +126,7 @@ def holder_log_normalizer(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    return -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
+    return -jax.nn.logsumexp(_weighted(_log_integrals(experts, order), log_weights, order), axis=0)
 
 
 def holder_log_prob(
@@ -150,7 +153,9 @@ def holder_log_prob(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    log_normalizer = -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
+    log_normalizer = -jax.nn.logsumexp(
+        _weighted(_log_integrals(experts, order), log_weights, order), axis=0
+    )
     return log_normalizer + _log_power(experts, log_weights, order, z)
 
 
@@ -180,7 +185,7 @@ def holder_sample(
     experts, log_weights, _ = present_experts(experts, weights, mask)
     batch = log_weights.shape[1:]
     key_pair, key_noise = jax.random.split(key)
-    log_masses = _log_masses(experts, log_weights, 2)
+    log_masses = _weighted(_log_integrals(experts, 2), log_weights, 2)
     drawn = jax.random.categorical(key_pair, log_masses, axis=0, shape=(*shape, *batch))
     return _chosen(experts, 2, drawn).sample(key_noise)
 
@@ -229,25 +234,30 @@ def _chosen(experts: DiagGaussian, order: int, index: Int[Array, "..."]) -> Diag
     return normalized_geometric_mean(factors)[0]
 
 
-def _log_masses(
-    experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int
+def _weighted(
+    log_integrals: Float[Array, "K ..."], log_weights: Float[Array, "M ..."], order: int
 ) -> Float[Array, "K ..."]:
-    """log C_k for every multiset at O(M D) memory, also in the gradient."""
-    index, log_coefficient = _multisets(experts.mean.shape[0], order)
-    if order == 1:  # the integrals of the experts themselves: no need to look at them
-        log_integrals = jnp.zeros_like(log_weights)
-    elif order == 2:
-        log_integrals = jnp.concatenate([jnp.zeros_like(log_weights), _log_overlaps(experts)])
-    else:
-        log_integrals = jax.lax.map(
-            jax.checkpoint(lambda k: normalized_geometric_mean(_factors(experts, k))[1]),
-            jnp.asarray(index),
-            batch_size=experts.mean.shape[0],
-        )
+    """log C_k: the integrals times the multinomial and the experts' weights."""
+    index, log_coefficient = _multisets(log_weights.shape[0], order)
     per_component = jnp.asarray(log_coefficient, log_integrals.dtype)
     per_component = per_component.reshape(-1, *[1] * (log_integrals.ndim - 1))
     # Term by term: gathered at once they would be an array of n K entries.
     return sum((log_weights[column] for column in index.T), log_integrals + per_component)
+
+
+def _log_integrals(experts: DiagGaussian, order: int) -> Float[Array, "K ..."]:
+    """The log-integral of every multiset at O(M D) memory, also in the gradient."""
+    count, *batch = experts.mean.shape[:-1]
+    of_experts = jnp.zeros((count, *batch), experts.mean.dtype)
+    if order == 1:  # no need to look at them
+        return of_experts
+    if order == 2:
+        return jnp.concatenate([of_experts, _log_overlaps(experts)])
+    return jax.lax.map(
+        jax.checkpoint(lambda k: normalized_geometric_mean(_factors(experts, k))[1]),
+        jnp.asarray(_multisets(count, order)[0]),
+        batch_size=count,
+    )
 
 
 def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:

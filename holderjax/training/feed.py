@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from holderjax.training.parallel import put, replicate, shard
+from holderjax.training.parallel import put, replicate, shard, shares
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -59,9 +59,11 @@ def make_feed(
       indices_of: which examples the steps between two numbers read.
       spans: the dispatches to come, each from its first step to its last, in order.
       devices: that share a batch.
+
+    Returns:
+      The feed, which must be asked for these spans in their order.
     """
-    size = sum(array.nbytes for array in arrays.values())
-    if kind == "device" or (kind == "auto" and fits(size, devices)):
+    if kind == "device" or (kind == "auto" and fits(total_bytes(arrays), devices)):
         return resident(arrays, indices_of, devices)
     return streamed(arrays, indices_of, spans, devices)
 
@@ -76,13 +78,12 @@ def fits(size: int, devices: Sequence[jax.Device]) -> bool:
 
 def resident(arrays: Arrays, indices_of: IndicesOf, devices: Sequence[jax.Device]) -> Feed:
     """All examples on every device; the program gathers its batches from them."""
-    size = sum(array.nbytes for array in arrays.values())
     examples = replicate(dict(arrays), devices)
 
     def pieces(first: int, last: int) -> Iterator[Piece]:
         yield examples, shard(indices_of(first, last), devices)
 
-    return Feed(pieces, f"training examples: {megabytes(size)} on the device")
+    return Feed(pieces, f"training examples: {megabytes(total_bytes(arrays))} on the device")
 
 
 def streamed(
@@ -97,7 +98,6 @@ def streamed(
     import grain
 
     spans = list(spans)
-    size = sum(array.nbytes for array in arrays.values())
     step_bytes = indices_of(*spans[0])[:, 0].size * sum(x[0].nbytes for x in arrays.values())
     steps = max(1, piece_bytes // max(1, step_bytes))
     source = Pieces(
@@ -116,7 +116,7 @@ def streamed(
     at_once = min(steps, max(last - first for first, last in spans))
     return Feed(
         pieces,
-        f"training examples: {megabytes(size)}, streamed by Grain, "
+        f"training examples: {megabytes(total_bytes(arrays))}, streamed by Grain, "
         f"{megabytes(at_once * step_bytes)} at a time",
     )
 
@@ -142,11 +142,10 @@ class Pieces:
 
     def __getitem__(self, i: int) -> tuple[tuple[int, int], np.ndarray, dict[str, np.ndarray]]:
         """The steps, the indices [devices, P, S, b], and the examples [devices, P S b, *shape]."""
-        indices = self.indices_of(*self.spans[i])
-        shares = np.moveaxis(indices.reshape(*indices.shape[:-1], self.devices, -1), -2, 0)
-        rows = shares.reshape(self.devices, -1)
-        places = np.arange(rows.shape[1], dtype=np.int32).reshape(shares.shape[1:])
-        places = np.ascontiguousarray(np.broadcast_to(places, shares.shape))
+        each = shares(self.indices_of(*self.spans[i]), self.devices)
+        rows = each.reshape(self.devices, -1)
+        places = np.arange(rows.shape[1], dtype=np.int32).reshape(each.shape[1:])
+        places = np.broadcast_to(places, each.shape)
         return self.spans[i], places, {name: x[rows] for name, x in self.arrays.items()}
 
 
@@ -155,6 +154,11 @@ def cut(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
     parts = -(-(last - first) // size)
     ends = [first + (last - first) * i // parts for i in range(parts + 1)]
     yield from pairwise(ends)
+
+
+def total_bytes(arrays: Arrays) -> int:
+    """Of a split."""
+    return sum(array.nbytes for array in arrays.values())
 
 
 def megabytes(size: int) -> str:

@@ -44,10 +44,14 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
 
+def shares(indices: Int[np.ndarray, "*S B"], count: int) -> Int[np.ndarray, "devices *S b"]:
+    """Contiguous shares of every batch, one for each of ``count`` devices."""
+    return np.moveaxis(indices.reshape(*indices.shape[:-1], count, -1), -2, 0)
+
+
 def shard(indices: Int[np.ndarray, "*S B"], devices: Sequence[jax.Device]) -> jax.Array:
-    """Contiguous shares of every batch, [devices, *S, B / devices]."""
-    shares = indices.reshape(*indices.shape[:-1], len(devices), -1)
-    return put(np.moveaxis(shares, -2, 0), devices)
+    """The `shares` of every batch, [devices, *S, B / devices], on their devices."""
+    return put(shares(indices, len(devices)), devices)
 
 
 def parallel(steps: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
