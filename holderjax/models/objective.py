@@ -27,6 +27,7 @@ budget, and V the views.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -39,7 +40,7 @@ from holderjax.models.networks import Networks
 from holderjax.models.systems import Kl, System
 from holderjax.pooling import DiagGaussian, GaussianMixture, PooledPosterior
 from holderjax.pooling.laplace import DiagLaplace
-from holderjax.pooling.mixture import gather
+from holderjax.pooling.mixture import draw_components, gather
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -81,18 +82,12 @@ def visit(
     Returns:
       The components to visit.
     """
-    count, views, _ = posterior.log_weights.shape
-    if budget is None or budget >= count:
+    if budget is None or budget >= len(posterior.log_weights):
         members = posterior.members[:, None, None, :] & present.T
         members = jnp.broadcast_to(members, (*posterior.log_weights.shape, len(present)))
         return Components(posterior.components, posterior.log_weights, members, False)
-    index = jax.vmap(
-        lambda key, log_weights: jax.random.categorical(
-            key, log_weights, axis=0, shape=(budget, views)
-        ),
-        in_axes=(0, 2),
-        out_axes=2,
-    )(keys, posterior.log_weights)
+    draw = jax.vmap(partial(draw_components, shape=(budget,)), in_axes=(0, 2), out_axes=2)
+    index = draw(keys, posterior.log_weights)
     log_weights = gather(posterior.log_weights, index, 2)
     members = posterior.members[index] & present.T
     return Components(posterior.choose(index), log_weights, members, True)

@@ -27,7 +27,7 @@ from holderjax.pooling.gaussian import (
     normalized_geometric_mean,
 )
 from holderjax.pooling.inputs import present_experts
-from holderjax.pooling.mixture import PooledPosterior, gather
+from holderjax.pooling.mixture import PooledPosterior, draw_components, gather
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -183,10 +183,9 @@ def holder_sample(
       [*shape, ..., D].
     """
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    batch = log_weights.shape[1:]
     key_pair, key_noise = jax.random.split(key)
     log_masses = _weighted(_log_integrals(experts, 2), log_weights, 2)
-    drawn = jax.random.categorical(key_pair, log_masses, axis=0, shape=(*shape, *batch))
+    drawn = draw_components(key_pair, log_masses, shape)
     return _chosen(experts, 2, drawn).sample(key_noise)
 
 

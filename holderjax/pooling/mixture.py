@@ -31,6 +31,23 @@ def gather(stacked: Array, index: Int[Array, "..."], batch_ndim: int) -> Array:
     return stacked[(index, *grid)]
 
 
+def draw_components(
+    key: PRNGKeyArray, log_weights: Float[Array, "K ..."], shape: tuple[int, ...] = ()
+) -> Int[Array, "..."]:
+    """Independent draws in proportion to the weights, [*shape, ...]; never one of weight zero.
+
+    One uniform number a draw, found among the cumulative weights. `jax.random.categorical` takes
+    K Gumbel variables for each, which with the many components of a pool cost more than the pool.
+    """
+    log_weights = jax.lax.stop_gradient(log_weights)
+    weights = jax.nn.softmax(log_weights, axis=0)
+    # Rounding may lift the sum at a weight of zero; there nothing may be found.
+    cumulative = jnp.where(weights > 0, jnp.cumsum(weights, axis=0), 0.0)
+    uniform = jax.random.uniform(key, (*shape, *log_weights.shape[1:]), weights.dtype)
+    sought = uniform * jnp.max(cumulative, axis=0)
+    return jnp.argmax(jnp.moveaxis(cumulative, 0, -1) > sought[..., None], axis=-1)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GaussianMixture:
@@ -53,11 +70,7 @@ class GaussianMixture:
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
         """Draws, [*shape, ..., D]; reparameterised given the component."""
         key_component, key_noise = jax.random.split(key)
-        batch_shape = self.log_weights.shape[1:]
-        index = jax.random.categorical(
-            key_component, self.log_weights, axis=0, shape=(*shape, *batch_shape)
-        )
-        return self.choose(index).sample(key_noise)
+        return self.choose(draw_components(key_component, self.log_weights, shape)).sample(key_noise)
 
     def choose(self, index: Int[Array, "..."]) -> DiagGaussian | DiagLaplace:
         """For every batch entry its component of that index: ``components[index[b], b]``.

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pooling_cases import quick_jit, take
 from scipy import stats
 from scipy.spatial.distance import cdist
@@ -15,6 +17,7 @@ from holderjax.pooling import (
     holder_sample,
     mixture_of_experts,
 )
+from holderjax.pooling.mixture import draw_components
 
 # Three experts in the plane, chosen so that one axis tells the wrong pools below from the right.
 EXPERTS = DiagGaussian(
@@ -128,6 +131,35 @@ def test_the_mixture_draws_components_by_weight_and_never_one_of_weight_zero():
     assert np.isfinite(x).all()
     share = (x < -50).mean()
     assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)
+
+
+def test_components_are_drawn_in_proportion_to_their_weights():
+    """Many components, some of no weight, another order of magnitude in every entry."""
+    rng = np.random.default_rng(0)
+    log_weights = np.float32(rng.normal(scale=1.5, size=(200, 2)))
+    log_weights[rng.random((200, 2)) < 0.2] = -np.inf
+    drawn = quick_jit(draw_components, static_argnums=2)(
+        jax.random.key(1), log_weights + np.float32([-80.0, 300.0]), (100_000,)
+    )
+    weights = np.exp(np.float64(log_weights))
+    for b in range(2):
+        there = weights[:, b] > 0
+        found = np.bincount(drawn[:, b], minlength=200)
+        assert (found[~there] == 0).all()
+        expected = len(drawn) * weights[there, b] / weights[there, b].sum()
+        assert stats.chisquare(found[there], expected).pvalue > 0.01
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -90.0, -20.0, -1.0, 0.0]), min_size=1, max_size=40).filter(
+        lambda x: np.isfinite(x).any()
+    ),
+    st.integers(0, 1000),
+)
+def test_no_component_of_weight_zero_is_drawn(log_weights, seed):
+    log_weights = np.float32(log_weights)
+    drawn = np.asarray(draw_components(jax.random.key(seed), log_weights, (50,)))
+    assert np.isfinite(log_weights[drawn]).all()
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
