@@ -70,7 +70,9 @@ class GaussianMixture:
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
         """Draws, [*shape, ..., D]; reparameterised given the component."""
         key_component, key_noise = jax.random.split(key)
-        return self.choose(draw_components(key_component, self.log_weights, shape)).sample(key_noise)
+        return self.choose(draw_components(key_component, self.log_weights, shape)).sample(
+            key_noise
+        )
 
     def choose(self, index: Int[Array, "..."]) -> DiagGaussian | DiagLaplace:
         """For every batch entry its component of that index: ``components[index[b], b]``.

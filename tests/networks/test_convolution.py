@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from holderjax.networks import convolution
 from holderjax.networks.convolution import Conv, convolve
 
 
@@ -29,13 +30,16 @@ def reference(x, kernel, stride):
 CASES = [(4, 2, 8), (4, 2, 7), (3, 1, 5), (3, 2, 7), (3, 2, 8), (1, 1, 4), (3, 2, 1)]
 
 
+# On a CPU: all six images at once, as many as have 1,000 bytes of patches, one by one.
+@pytest.mark.parametrize("patch_bytes", [1 << 22, 1000, 1])
 @pytest.mark.parametrize(("side", "stride", "size"), CASES)
-def test_values_and_gradients_are_xla_s(side, stride, size):
+def test_values_and_gradients_are_xla_s(side, stride, size, patch_bytes, monkeypatch):
+    monkeypatch.setattr(convolution, "PATCH_BYTES", patch_bytes)
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (2, size, size + 1, 2))
+    x = jax.random.normal(keys[0], (6, size, size + 1, 2))
     kernel = jax.random.normal(keys[1], (side, side, 2, 3))
     y = convolve(x, kernel, stride)
-    assert y.shape == (2, -(-size // stride), -(-(size + 1) // stride), 3)
+    assert y.shape == (6, -(-size // stride), -(-(size + 1) // stride), 3)
     np.testing.assert_allclose(y, reference(x, kernel, stride), atol=1e-5)
     cotangent = jax.random.normal(keys[2], y.shape)
     found = jax.vjp(lambda *a: convolve(*a, stride), x, kernel)[1](cotangent)
