@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
 from holderjax.data import cache_dir
 from holderjax.device import keep_programs
-from holderjax.training import NonFiniteLoss, SweepConfig, TrainConfig
+from holderjax.training import NonFiniteLoss, ProcessLost, SweepConfig, TrainConfig
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run folder.")]
 Checkpoint = Annotated[
@@ -26,10 +28,24 @@ LIKELIHOOD = "Importance samples of the log-likelihood; it is not estimated if n
 logger = logging.getLogger(__name__)
 
 
-def train(config: tyro.conf.OmitArgPrefixes[TrainConfig]) -> None:
-    """Train a model into a run folder."""
+def train(
+    config: tyro.conf.OmitArgPrefixes[TrainConfig],
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> None:
+    """Train a model into a run folder.
+
+    Args:
+        config: Of the run.
+        coordinator: HOST:PORT of the first of several processes that train together, each started
+            by this command; auto, where SLURM, Open MPI, Kubernetes or a TPU pod started them.
+        processes: How many they are.
+        process: Which of them this is, from 0; the first one writes.
+    """
     from holderjax import training
 
+    training.join(coordinator, processes, process)
     training.train(config)
 
 
@@ -264,9 +280,21 @@ def guarded(call: Callable[[], Any]) -> int:
     except (ValueError, OSError) as error:
         print(f"holderjax: {error}", file=sys.stderr)
         return 2
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, ProcessLost) as error:
         print(f"holderjax: {error}", file=sys.stderr)
         return 1
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).split("\n")[0]
+        print(
+            f"holderjax: another process of the run has ended ({reason}); "
+            "start all of them again with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
+        # At its end JAX would wait for that process.
+        os._exit(1)
     except KeyboardInterrupt:
         print("holderjax: interrupted", file=sys.stderr)
         return 130

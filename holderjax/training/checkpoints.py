@@ -45,11 +45,19 @@ class Checkpoints:
         """
         self.folder = folder.absolute()
         self._writes = keep is not None
+        if self._writes:
+            folder.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in folder.glob("[0-9]*")}
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                create=self._writes,
+                # Orbax must not wait for other processes of the run: this one alone writes.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=jax.process_index(),
+                    active_processes={jax.process_index()},
+                    barrier_sync_key_prefix="first",
+                ),
+                create=False,
                 cleanup_tmp_directories=self._writes,
                 preservation_policy=AnyPreservationPolicy(
                     [

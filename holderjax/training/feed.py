@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from holderjax.training import hosts
 from holderjax.training.parallel import put, replicate, shard, shares
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ def make_feed(
     Returns:
       The feed, which must be asked for these spans in their order.
     """
-    if kind == "device" or (kind == "auto" and fits(total_bytes(arrays), devices)):
+    # One process that streams would run other programs than one that does not.
+    if kind == "device" or (
+        kind == "auto" and not hosts.anywhere(not fits(total_bytes(arrays), devices))
+    ):
         return resident(arrays, indices_of, devices)
     return streamed(arrays, indices_of, spans, devices)
 

@@ -86,11 +86,11 @@ class RunLog:
 class Display:
     """Shows how far training is: a bar on a terminal, elsewhere a plain line now and then."""
 
-    def __init__(self, first_step: int, steps: int) -> None:
-        """Begin at ``first_step`` of ``steps``."""
+    def __init__(self, first_step: int, steps: int, quiet: bool = False) -> None:
+        """Begin at ``first_step`` of ``steps``; if ``quiet``, show nothing."""
         self._steps, self._done = steps, first_step
         self._last, self._last_plain = time.monotonic(), -PLAIN_LINE_SECONDS
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from holderjax import data
 from holderjax.models import OPTIONS, Model
+from holderjax.training import hosts
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.clusters import check_clusters, fit_clusters
 from holderjax.training.config import TrainConfig, build_model, data_facts, load_dataset
@@ -106,10 +109,12 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
     check_population(configs)
     for config in configs:
         config.validate()
-        check_folder(config)
+        hosts.in_first(partial(check_folder, config))
     shared = configs[0]
     devices = local_devices(shared.devices, shared.batch_size)
     dataset = load_dataset(shared)
+    hosts.check_same("settings", json.dumps([config.to_json() for config in configs]))
+    hosts.check_same("data", dataset.fingerprint)
     model = build_model(shared, data_facts(dataset))
     if shared.fit_clusters is not None:
         check_clusters(model, len(dataset.train))
@@ -117,20 +122,17 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
     with ExitStack() as stack:
         waiting: dict[int, list[Member]] = {}
         for config in configs:
-            stack.callback(lock_folder(config.out).release)
-            # Again: another process may have begun a run there since.
-            check_folder(config)
-            open_folder(config, dataset, devices)
-            folder = config.out / CHECKPOINTS_FOLDER
-            checkpoints = stack.enter_context(Checkpoints(folder, keep=config.keep))
+            checkpoints = hosts.in_first(partial(enter_folder, config, dataset, devices, stack))
             state, step = begin(config, model, checkpoints)
-            config.save(config.out)
+            hosts.in_first(partial(config.save, config.out))
             if step < config.steps:
-                log = stack.enter_context(RunLog(config.out, step))
-                waiting.setdefault(step, []).append(Member(config, checkpoints, log, state))
+                log = hosts.in_first(partial(RunLog, config.out, step))
+                waiting.setdefault(step, []).append(
+                    Member(config, checkpoints, log and stack.enter_context(log), state)
+                )
         stop = stack.enter_context(Interruption())
         for step, members in sorted(waiting.items()):
-            with Display(step, shared.steps) as display:
+            with Display(step, shared.steps, quiet=not hosts.writes()) as display:
                 group = [member.config for member in members]
                 feed = feed_of(group, dataset, devices, step)
                 display.message(feed.description)
@@ -155,20 +157,52 @@ def check_population(configs: Sequence[TrainConfig]) -> None:
 
 def result_of(config: TrainConfig) -> RunResult:
     """How a finished run ended, from its folder."""
-    last = read_metrics(config.out)[-1]
-    return RunResult(config.out, last["step"], last["loss"], last["test_loss"])
+    names = "step", "loss", "test_loss"
+    last = hosts.in_first(lambda: read_metrics(config.out)[-1]) or dict.fromkeys(names, 0.0)
+    step, loss, test_loss = hosts.of_first([np.float64(last[name]) for name in names])
+    return RunResult(config.out, int(step), float(loss), float(test_loss))
 
 
-def begin(config: TrainConfig, model: Model, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The state to go on from, on the host, and its step: 0 if there is no checkpoint yet."""
-    if not checkpoints.steps():
-        # Not compiled: XLA takes longer over one program of all initialisers than they take to run.
-        state = init_state(model, make_optimizer(config), RunKeys.of(config.seed).init)
-        return jax.device_get(state), 0
-    state, step = checkpoints.restore(state_template(config, model), model_facts(config))
-    if step > config.steps:
-        raise ValueError(f"steps: the run is at step {step} already, got {config.steps}")
-    return state, step
+def enter_folder(
+    config: TrainConfig, dataset: data.Dataset, devices: Sequence[jax.Device], stack: ExitStack
+) -> Checkpoints:
+    """Lock the run's folder, write what is known, open its checkpoints, all until the stack ends.
+
+    Raises:
+      ValueError, FileExistsError: as `train`.
+    """
+    stack.callback(lock_folder(config.out).release)
+    # Again: another process may have begun a run there since.
+    check_folder(config)
+    open_folder(config, dataset, devices)
+    return stack.enter_context(Checkpoints(config.out / CHECKPOINTS_FOLDER, keep=config.keep))
+
+
+def begin(
+    config: TrainConfig, model: Model, checkpoints: Checkpoints | None
+) -> tuple[TrainState, int]:
+    """The state to go on from, on the host, and its step: 0 if there is no checkpoint yet.
+
+    The process that has the checkpoints tells the others.
+    """
+    template = state_template(config, model)
+
+    def found() -> tuple[TrainState, int]:
+        if not checkpoints.steps():
+            # Not compiled: XLA takes longer over one program of all initialisers than they take to
+            # run.
+            state = init_state(model, make_optimizer(config), RunKeys.of(config.seed).init)
+            return jax.device_get(state), 0
+        state, step = checkpoints.restore(template, model_facts(config))
+        if step > config.steps:
+            raise ValueError(f"steps: the run is at step {step} already, got {config.steps}")
+        return state, step
+
+    state = hosts.in_first(found)
+    if state is None:
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template), 0
+    state, step = hosts.of_first(state)
+    return state, int(step)
 
 
 def state_template(config: TrainConfig, model: Model) -> TrainState:
@@ -207,11 +241,14 @@ def feed_of(
 
 @dataclass(frozen=True)
 class Member:
-    """One run among those that train together: its settings, what it writes, where it begins."""
+    """One run among those that train together: its settings, what it writes, where it begins.
+
+    Another process writes it where checkpoints and log are None.
+    """
 
     config: TrainConfig
-    checkpoints: Checkpoints
-    log: RunLog
+    checkpoints: Checkpoints | None
+    log: RunLog | None
     state: TrainState
 
 
@@ -269,7 +306,7 @@ class Programs:
             each = [take(states, i) for i in range(len(configs))]
             for i in going:
                 params = fit_clusters(model, each[i].params, dataset.train.inputs, keys[i].clusters)
-                each[i] = replace(each[i], params=params)
+                each[i] = replace(each[i], params=hosts.of_first(params))
             return replicate(stack(each), devices)
 
         return cls(dispatch, test_loss, with_clusters, devices)
@@ -310,10 +347,11 @@ def run_steps(
         if pending:
             recorder.record(*pending)
         pending = first, last, metrics
-        if last % config.checkpoint_every == 0 or last == config.steps or stop.requested:
+        stopping = hosts.anywhere(stop.requested)
+        if last % config.checkpoint_every == 0 or last == config.steps or stopping:
             recorder.record(*pending, unreplicate(replicas))
             pending = None
-            if stop.requested:
+            if stopping:
                 recorder.tell_stop(last)
                 raise KeyboardInterrupt
         if not recorder.going:
@@ -358,7 +396,7 @@ class Recorder:
                 if state is not None:
                     averages["test_loss"] = float(test_losses[i])
                     save(member, last, take(state, i), averages)
-                else:
+                elif member.log:
                     member.log.log(last, averages)
                 losses.append(averages["loss"])
             except NonFiniteLoss as error:
@@ -372,8 +410,9 @@ class Recorder:
     def tell_stop(self, step: int) -> None:
         """Once the checkpoints of this step are written, say where they are."""
         for member in self.going.values():
-            member.checkpoints.wait()
-            self._display.message(f"stopped at step {step}: {member.checkpoints.path(step)}")
+            if member.checkpoints:
+                member.checkpoints.wait()
+                self._display.message(f"stopped at step {step}: {member.checkpoints.path(step)}")
 
 
 def save(member: Member, step: int, state: TrainState, averages: dict[str, Any]) -> None:
@@ -385,10 +424,11 @@ def save(member: Member, step: int, state: TrainState, averages: dict[str, Any])
     bad = non_finite({"test_loss": averages["test_loss"], **flatten(state)})
     if bad:
         raise NonFiniteLoss(step, bad, last_good(member.checkpoints))
-    # The line comes first: a run that is resumed from this checkpoint has to find it.
-    member.log.log(step, averages)
-    facts = model_facts(member.config)
-    member.checkpoints.save(state, step, averages["test_loss"], facts)
+    if member.log and member.checkpoints:
+        # The line comes first: a run that is resumed from this checkpoint has to find it.
+        member.log.log(step, averages)
+        facts = model_facts(member.config)
+        member.checkpoints.save(state, step, averages["test_loss"], facts)
 
 
 def dispatches(first_step: int, steps: int, size: int) -> Iterator[tuple[int, int]]:
@@ -403,7 +443,7 @@ def dispatches(first_step: int, steps: int, size: int) -> Iterator[tuple[int, in
 
 
 def interval_metrics(
-    first: int, last: int, every_step: dict[str, Any], checkpoints: Checkpoints
+    first: int, last: int, every_step: dict[str, Any], checkpoints: Checkpoints | None
 ) -> dict[str, Any]:
     """The metrics of one dispatch of one run, averaged over its steps.
 
@@ -428,8 +468,10 @@ def interval_metrics(
     return {"loss": means.pop("loss"), **means}
 
 
-def last_good(checkpoints: Checkpoints) -> Path | None:
-    """The newest checkpoint, once it is on disk."""
+def last_good(checkpoints: Checkpoints | None) -> Path | None:
+    """The newest checkpoint, once it is on disk; None where another process writes them."""
+    if checkpoints is None:
+        return None
     checkpoints.wait()
     steps = checkpoints.steps()
     return checkpoints.path(steps[-1]) if steps else None

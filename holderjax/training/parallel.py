@@ -1,4 +1,4 @@
-"""Local devices as one axis: the only file that names `jax.pmap`."""
+"""Devices as one axis: the only file that names `jax.pmap`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ if TYPE_CHECKING:
 
 
 def local_devices(count: int | None, batch_size: int) -> list[jax.Device]:
-    """The first ``count`` local devices, or all of them.
+    """The first ``count`` local devices, or all of them; where several processes train, all.
 
     Raises:
-      ValueError: if there are fewer, or if the batch does not divide among them.
+      ValueError: if there are fewer, or if the batch does not divide among those of all processes.
     """
     available = jax.local_devices()
     if count is not None and count > len(available):
         raise ValueError(f"devices: expected at most {len(available)} (those here), got {count}")
-    devices = available[:count]
-    if batch_size % len(devices):
+    if count is not None and count < len(available) and jax.process_count() > 1:
         raise ValueError(
-            f"batch_size: expected a multiple of the {len(devices)} devices, got {batch_size}"
+            f"devices: expected all {len(available)} of each process, where several train, "
+            f"got {count}"
+        )
+    devices = available[:count]
+    total = len(devices) * jax.process_count()
+    if batch_size % total:
+        raise ValueError(
+            f"batch_size: expected a multiple of the {total} devices, got {batch_size}"
         )
     return devices
 
@@ -45,8 +51,15 @@ def unreplicate(tree: Any) -> Any:
 
 
 def shares(indices: Int[np.ndarray, "*S B"], count: int) -> Int[np.ndarray, "devices *S b"]:
-    """Contiguous shares of every batch, one for each of ``count`` devices."""
-    return np.moveaxis(indices.reshape(*indices.shape[:-1], count, -1), -2, 0)
+    """Contiguous shares of every batch: those of this process, of one for each device of all.
+
+    Args:
+      indices: batches.
+      count: the devices of a process.
+    """
+    processes, process = jax.process_count(), jax.process_index()
+    each = np.moveaxis(indices.reshape(*indices.shape[:-1], processes * count, -1), -2, 0)
+    return each[process * count : (process + 1) * count]
 
 
 def shard(indices: Int[np.ndarray, "*S B"], devices: Sequence[jax.Device]) -> jax.Array:
@@ -57,13 +70,14 @@ def shard(indices: Int[np.ndarray, "*S B"], devices: Sequence[jax.Device]) -> ja
 def parallel(steps: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
     """`step.make_steps` over the devices: state, examples and indices have a leading device axis.
 
-    The state is donated: its buffers become those of the new one.
+    The state is donated: its buffers become those of the new one. Where several processes train,
+    each passes and gets what its own devices have, and the named axis is over those of all.
     """
     return jax.pmap(
         steps,
         axis_name=AXIS,
         in_axes=(0, 0, 0, None, None),
-        devices=devices,
+        devices=devices if jax.process_count() == 1 else jax.devices(),
         donate_argnums=(0,),
     )
 

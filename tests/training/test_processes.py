@@ -116,7 +116,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_second_process_writes_meanwhile(tmp_p
     assert len(list((out / "checkpoints").iterdir())) == 1
 
 
-def test_four_devices_follow_the_trajectory_of_one(
+def test_eight_devices_follow_the_trajectory_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small steps: with large ones, rounding now and then carries an element over a kink of the
@@ -124,14 +124,14 @@ def test_four_devices_follow_the_trajectory_of_one(
     settings = {"steps": 8, "learning_rate": 1e-4}
     train(tiny_run.config(tmp_path / "one", **settings))
     flags = os.environ.get("XLA_FLAGS", "")
-    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=4")
-    out = tmp_path / "four"
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=8")
+    out = tmp_path / "eight"
     with running(tiny_run.command(out, **settings)) as process:
         assert process.wait(PATIENCE) == 0, process.stderr.read()
-    assert len(json.loads((out / "versions.json").read_text())["devices"]) == 4
-    for four, one in zip(read_metrics(out), read_metrics(tmp_path / "one"), strict=True):
+    assert len(json.loads((out / "versions.json").read_text())["devices"]) == 8
+    for eight, one in zip(read_metrics(out), read_metrics(tmp_path / "one"), strict=True):
         for name in set(one) - {"seconds", "steps_per_second"}:
-            np.testing.assert_allclose(four[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_batch_that_does_not_divide_among_the_devices_is_an_error(
