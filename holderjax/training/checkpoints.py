@@ -7,16 +7,18 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationPolicy
 
+from holderjax.files import naming
 from holderjax.training.metrics import flatten
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Checkpoints:
         self._writes = keep is not None
         if self._writes:
             folder.mkdir(parents=True, exist_ok=True)
+        # The held-out losses of the checkpoints, by step, as far as they are known.
+        self._losses: dict[int, float] = {}
         found = {path.name for path in folder.glob("[0-9]*")}
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -59,12 +63,7 @@ class Checkpoints:
                 ),
                 create=False,
                 cleanup_tmp_directories=self._writes,
-                preservation_policy=AnyPreservationPolicy(
-                    [
-                        LatestN(keep),
-                        BestN(get_metric_fn=lambda m: m["test_loss"], reverse=True, n=1),
-                    ]
-                ),
+                preservation_policy=LatestAndBest(keep, self._losses) if keep else None,
             ),
         )
         for name in sorted(found - {str(step) for step in self.steps()}):
@@ -73,12 +72,38 @@ class Checkpoints:
                     "skipped a checkpoint that was cut short or is still being written: %s",
                     self.folder / name,
                 )
+        # Of a run that goes on: what was written before is to make room as well.
+        for step in self.steps() if self._writes else ():
+            with suppress(DamagedCheckpoint):
+                self._losses[step] = self._metadata(step)["test_loss"]
 
     def __enter__(self) -> Checkpoints:
+        self._open = ExitStack()
+        self._open.enter_context(quiet_abandoned_work())
+        self._open.callback(self._close)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        self._open.close()
+
+    def _close(self) -> None:
+        with self._writing():
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What could not be written is an OSError that names the folder.
+
+        Orbax writes while training goes on, and tells in its next call, by errors of many kinds.
+        """
+        try:
+            with naming(self.folder):
+                yield
+        except OSError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:300]
+            raise OSError(f"{self.folder}: a checkpoint could not be written: {reason}") from error
 
     def path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -95,6 +120,9 @@ class Checkpoints:
           step: of the state.
           test_loss: the held-out loss, which decides which checkpoint is the best.
           facts: JSON values that `restore` compares with its own.
+
+        Raises:
+          OSError: if this one or one before it cannot be written.
         """
         metadata = {
             "step": step,
@@ -103,18 +131,20 @@ class Checkpoints:
             "leaves": _describe(state),
             "state_sha256": state_digest(state),
         }
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                metadata=ocp.args.JsonSave(metadata | {"sha256": _json_digest(metadata)}),
-            ),
-            metrics={"test_loss": test_loss},
-        )
+        self._losses[step] = test_loss
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    metadata=ocp.args.JsonSave(metadata | {"sha256": _json_digest(metadata)}),
+                ),
+            )
 
     def wait(self) -> None:
-        """Return once everything begun is on disk."""
-        self._manager.wait_until_finished()
+        """Return once everything begun is on disk; OSError if it cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def restore(
         self, template: Any, facts: Mapping[str, Any], which: Which = "last"
@@ -180,8 +210,7 @@ class Checkpoints:
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
         try:
-            with quiet_abandoned_reads():
-                return self._manager.restore(step, args=args)
+            return self._manager.restore(step, args=args)
         except Exception as error:  # a missing, short or altered file raises almost anything
             reason = str(error).strip().split("\n")[0][:200]
             raise DamagedCheckpoint(f"{type(error).__name__}: {reason}") from error
@@ -212,31 +241,59 @@ class Checkpoints:
             self._manager.reload()
 
 
-@contextmanager
-def quiet_abandoned_reads() -> Iterator[None]:
-    """Drop what the abandoned reads of a damaged checkpoint print.
+@dataclass(frozen=True)
+class LatestAndBest(PreservationPolicy):
+    """Orbax's question which checkpoints to keep: the latest, and the one of the least loss.
 
-    Where one array cannot be read, Orbax gives up the others, and each of those reports a closed
-    event loop on its own: dozens of tracebacks around the one warning that says what happened.
+    Attributes:
+      keep: how many of the latest.
+      losses: by step.
     """
-    hook, asyncio_logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    keep: int
+    losses: Mapping[int, float]
+
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: Any
+    ) -> list[bool]:
+        """For each checkpoint, whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        known = [step for step in steps if step in self.losses]
+        best = min(known, key=lambda step: self.losses[step], default=None)
+        latest = sorted(steps)[-self.keep :]
+        return [step in latest or step == best for step in steps]
+
+
+@contextmanager
+def quiet_abandoned_work() -> Iterator[None]:
+    """Drop what Orbax's abandoned reads and writes print.
+
+    Where one array cannot be read or written, Orbax gives up the others, and each of those reports
+    a closed event loop on its own: dozens of tracebacks around the one error that says what
+    happened.
+    """
+    hook = sys.unraisablehook
 
     def drop(unraisable: Any) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
-    def drop_unretrieved(record: logging.LogRecord) -> bool:
-        return "exception was never retrieved" not in record.getMessage()
+    def keep(record: logging.LogRecord) -> bool:
+        # Errors with a traceback are raised as well.
+        return not record.exc_info
 
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     sys.unraisablehook = drop
-    asyncio_logger.addFilter(drop_unretrieved)
+    for each in loggers:
+        each.addFilter(keep)
     try:
         yield
     finally:
         # Tasks report when they are collected.
         gc.collect()
         sys.unraisablehook = hook
-        asyncio_logger.removeFilter(drop_unretrieved)
+        for each in loggers:
+            each.removeFilter(keep)
 
 
 def state_digest(state: Any) -> str:

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from holderjax.files import write_text
+from holderjax.files import naming, write_text
 
 METRICS_FILE = "metrics.jsonl"
 PLAIN_LINE_SECONDS = 10.0
@@ -52,6 +52,7 @@ class RunLog:
           folder: the run's.
           first_step: how many steps the run has behind it; metrics beyond are dropped.
         """
+        self._folder = folder
         kept = trim_metrics(folder, first_step)
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
         self._lines = (folder / METRICS_FILE).open("a", encoding="utf-8")
@@ -66,8 +67,10 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._events.close()
-        self._lines.close()
+        # Closing writes what could not be written before.
+        with naming(self._folder):
+            self._events.close()
+            self._lines.close()
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Write the metrics of the interval that ends at ``step``, numbers or lists of them."""
@@ -76,11 +79,12 @@ class RunLog:
         self._done, self._last = step, now
         seconds = self._seconds_before + now - self._begin
         line = {"step": step, **metrics, "seconds": seconds, "steps_per_second": rate}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._events.add_scalar(name, value, step)
+        with naming(self._folder):
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.flush()
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(name, value, step)
 
 
 class Display:

@@ -66,6 +66,14 @@ def test_the_latest_and_the_best_are_kept(written: Path) -> None:
         assert checkpoints.restore(state(0), FACTS, "best")[1] == 20
 
 
+def test_what_was_written_before_a_resumption_makes_room_as_well(folder: Path) -> None:
+    for step, loss, kept in ((50, 9.0, [20, 40, 50]), (60, 0.5, [50, 60]), (70, 9.0, [60, 70])):
+        with Checkpoints(folder, keep=2) as checkpoints:
+            checkpoints.save(state(step), step, loss, FACTS)
+        with Checkpoints(folder) as checkpoints:
+            assert checkpoints.steps() == kept
+
+
 def test_restoring_is_exact(written: Path, warnings: Callable[[], list[str]]) -> None:
     template = jax.eval_shape(lambda: state(0))
     with Checkpoints(written) as checkpoints:
