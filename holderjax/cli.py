@@ -288,8 +288,8 @@ def guarded(call: Callable[[], Any]) -> int:
             raise
         reason = str(error).split("\n")[0]
         print(
-            f"holderjax: another process of the run has ended ({reason}); "
-            "start all of them again with --resume",
+            f"holderjax: {reason}: if another process of the run has ended, start all of them "
+            "again with --resume",
             file=sys.stderr,
             flush=True,
         )

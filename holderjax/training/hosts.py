@@ -38,7 +38,11 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         if processes is not None or process is not None:
             raise ValueError("processes: expected --coordinator HOST:PORT (or auto) beside them")
         return
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": PATIENCE_SECONDS}
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": PATIENCE_SECONDS,
+        # One that ends alone, with an error, waits for the others before it counts as lost.
+        "shutdown_timeout_seconds": PATIENCE_SECONDS,
+    }
     if coordinator == AUTOMATIC:
         if processes is not None or process is not None:
             raise ValueError("coordinator: auto finds --processes and --process out by itself")
@@ -67,7 +71,7 @@ def tell() -> None:
     print(
         f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} of "
         f"{jax.device_count()} devices; if one process ends, the others do within "
-        f"{2 * PATIENCE_SECONDS} s: start all of them again with --resume",
+        f"{3 * PATIENCE_SECONDS} s: start all of them again with --resume",
         file=sys.stderr,
         flush=True,
     )

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,22 @@ SETTINGS = {"steps": 8, "learning_rate": 1e-4}
 
 @contextmanager
 def together(
-    out: Path, *flags: str, count: int = 2, **changes: Any
+    out: Path, *flags: str, of_second: Sequence[str] = (), **changes: Any
 ) -> Iterator[list[subprocess.Popen]]:
-    """The processes of a run, of two devices each."""
+    """The two processes of a run, of two devices each; the second may have flags of its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     xla_flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     with ExitStack() as stack:
         started = []
-        for process in range(count):
+        for process in range(2):
             command = tiny_run.command(
-                **{"out": out, "coordinator": coordinator, "processes": count, "process": process},
+                **{"out": out, "coordinator": coordinator, "processes": 2, "process": process},
                 **changes,
             )
-            own = [flag.replace("PROCESS", str(process)) for flag in flags]
             each = subprocess.Popen(
-                [*command, *own],
+                [*command, *flags, *(of_second if process else ())],
                 env={**os.environ, "XLA_FLAGS": xla_flags},
                 stderr=subprocess.PIPE,
                 text=True,
@@ -103,7 +102,7 @@ def test_killing_one_ends_the_other_and_both_resume(tmp_path: Path) -> None:
             assert code != 0
             # The first is ours, of a collective that fails; the other of JAX, which misses signs of
             # life and ends the process.
-            assert "another process of the run has ended" in said or "another task died" in said
+            assert "if another process of the run has ended" in said or "another task died" in said
             assert "start all of them again with --resume" in said
             assert "Traceback" not in said
     with together(killed, "--resume", **settings) as processes:
@@ -111,6 +110,20 @@ def test_killing_one_ends_the_other_and_both_resume(tmp_path: Path) -> None:
     assert [code for code, _ in ended] == [0, 0], ended
     params = [load_run(out).params for out in (killed, whole)]
     jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+@pytest.mark.slow
+def test_one_that_cannot_begin_ends_the_others(tmp_path: Path) -> None:
+    """The second process alone is asked for a device that it does not have."""
+    begin = time.monotonic()
+    with together(tmp_path / "run", of_second=["--devices=3"]) as processes:
+        (first, told), (second, said) = map(ends, processes)
+    assert time.monotonic() - begin < 4 * hosts.PATIENCE_SECONDS
+    # JAX ends both once the second has waited in vain for the first to end as well.
+    assert first != 0
+    assert second != 0
+    assert "devices: expected at most 2" in said
+    assert "start all of them again" in told
 
 
 @pytest.mark.slow
@@ -144,7 +157,7 @@ def test_a_batch_that_does_not_divide_among_all_devices_is_refused(tmp_path: Pat
 
 @pytest.mark.slow
 def test_processes_of_other_settings_are_refused(tmp_path: Path) -> None:
-    with together(tmp_path / "run", "--seed=PROCESS") as processes:
+    with together(tmp_path / "run", of_second=["--seed=1"]) as processes:
         ended = sorted(ends(each) for each in processes)
     assert [code for code, _ in ended] == [1, 2]
     assert "the processes of the run have different settings" in ended[0][1]
