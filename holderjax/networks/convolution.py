@@ -83,9 +83,10 @@ def _gradients_patches(
 
 def _in_parts(x: Array, kernel: Array, stride: int) -> Array:
     """Images [parts, b, H, W, C], so few that their patches fit into the cache."""
-    patches = jax.eval_shape(lambda x: _patches(x, kernel, stride), x)
+    height, width = _sizes(x, stride)
+    side, _, width_in, _ = kernel.shape
     # What the patches are beside the image itself: nothing for kernels of one element.
-    extra = (patches.size - patches.size // kernel.shape[0] ** 2) * x.dtype.itemsize
+    extra = len(x) * height * width * (side**2 - 1) * width_in * x.dtype.itemsize
     fewest = min(len(x), max(1, -(-extra // PATCH_BYTES)))
     # All of one size: what is left over would be another program.
     count = next(n for n in range(fewest, len(x) + 1) if len(x) % n == 0)
@@ -94,8 +95,7 @@ def _in_parts(x: Array, kernel: Array, stride: int) -> Array:
 
 def _patches(x: Array, kernel: Array, stride: int) -> Float[Array, "b h w p"]:
     """What every element of the result is a sum over."""
-    side = kernel.shape[0]
-    height, width = (-(-size // stride) for size in x.shape[1:3])
+    side, (height, width) = kernel.shape[0], _sizes(x, stride)
     x = jnp.pad(x, ((0, 0), *_paddings(x, kernel, stride), (0, 0)))
     rows = [x[:, :, i : i + width * stride : stride] for i in range(side)]
     # In two steps: XLA would compile a loop for each element of the kernel.
@@ -103,13 +103,18 @@ def _patches(x: Array, kernel: Array, stride: int) -> Float[Array, "b h w p"]:
     return jnp.concatenate([x[:, i : i + height * stride : stride] for i in range(side)], axis=-1)
 
 
+def _sizes(x: Array, stride: int) -> tuple[int, int]:
+    """Height and width of the result."""
+    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+
+
 def _paddings(x: Array, kernel: Array, stride: int) -> list[tuple[int, int]]:
     """Before and after, of height and width."""
     side = kernel.shape[0]
     before = (side - 1) // 2
     return [
-        (before, max(0, (-(-size // stride) - 1) * stride + side - size - before))
-        for size in x.shape[1:3]
+        (before, max(0, (result - 1) * stride + side - size - before))
+        for size, result in zip(x.shape[1:3], _sizes(x, stride), strict=True)
     ]
 
 
