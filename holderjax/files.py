@@ -38,11 +38,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of its block that name no file, as those of a full disk do not, name this one."""
+    """The system's errors that name no file, as that of a full disk does not, name this one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        # Without a number it is a message of somebody's own.
+        if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
 

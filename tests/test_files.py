@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from holderjax.files import replacing
@@ -18,3 +20,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with replacing(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: '.*file.bin'"),
+        (FileNotFoundError(errno.ENOENT, "nothing", "there"), "nothing: 'there'"),
+        (OSError("a message of our own"), "^a message of our own$"),
+    ],
+)
+def test_errors_of_the_system_name_the_file(tmp_path, error, message):
+    with pytest.raises(OSError, match=message), replacing(tmp_path / "file.bin"):
+        raise error
