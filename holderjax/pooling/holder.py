@@ -91,10 +91,12 @@ def holder_pool(
     experts, log_weights, _ = present_experts(experts, weights, mask)
     index, _ = _multisets(experts.mean.shape[0], order)
     components, log_integrals = normalized_geometric_mean(_factors(experts, index))
-    # Of pairs they are cheaper alone, above all where nobody asks for the components.
-    if order == 2:
-        log_integrals = _log_integrals(experts, order)
-    log_mass = _weighted(log_integrals, log_weights, order)
+    # Of pairs the integrals are cheaper alone, above all where nobody asks for the components.
+    log_mass = (
+        _log_masses(experts, log_weights, order)
+        if order == 2
+        else _weighted(log_integrals, log_weights, order)
+    )
     log_normalizer = -jax.nn.logsumexp(log_mass, axis=0)
     members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
     return HolderPosterior(
@@ -126,7 +128,7 @@ def holder_log_normalizer(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    return -jax.nn.logsumexp(_weighted(_log_integrals(experts, order), log_weights, order), axis=0)
+    return -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
 
 
 def holder_log_prob(
@@ -153,9 +155,7 @@ def holder_log_prob(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    log_normalizer = -jax.nn.logsumexp(
-        _weighted(_log_integrals(experts, order), log_weights, order), axis=0
-    )
+    log_normalizer = -jax.nn.logsumexp(_log_masses(experts, log_weights, order), axis=0)
     return log_normalizer + _log_power(experts, log_weights, order, z)
 
 
@@ -184,8 +184,7 @@ def holder_sample(
     """
     experts, log_weights, _ = present_experts(experts, weights, mask)
     key_pair, key_noise = jax.random.split(key)
-    log_masses = _weighted(_log_integrals(experts, 2), log_weights, 2)
-    drawn = draw_components(key_pair, log_masses, shape)
+    drawn = draw_components(key_pair, _log_masses(experts, log_weights, 2), shape)
     return _chosen(experts, 2, drawn).sample(key_noise)
 
 
@@ -242,6 +241,13 @@ def _weighted(
     per_component = per_component.reshape(-1, *[1] * (log_integrals.ndim - 1))
     # Term by term: gathered at once they would be an array of n K entries.
     return sum((log_weights[column] for column in index.T), log_integrals + per_component)
+
+
+def _log_masses(
+    experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int
+) -> Float[Array, "K ..."]:
+    """log C_k of every multiset, with no component built."""
+    return _weighted(_log_integrals(experts, order), log_weights, order)
 
 
 def _log_integrals(experts: DiagGaussian, order: int) -> Float[Array, "K ..."]:

@@ -34,10 +34,18 @@ def gather(stacked: Array, index: Int[Array, "..."], batch_ndim: int) -> Array:
 def draw_components(
     key: PRNGKeyArray, log_weights: Float[Array, "K ..."], shape: tuple[int, ...] = ()
 ) -> Int[Array, "..."]:
-    """Independent draws in proportion to the weights, [*shape, ...]; never one of weight zero.
+    """Independent draws in proportion to the weights, never one of weight zero.
 
     One uniform number a draw, found among the cumulative weights. `jax.random.categorical` takes
     K Gumbel variables for each, which with the many components of a pool cost more than the pool.
+
+    Args:
+      key: PRNG key.
+      log_weights: of the K components of each entry of a batch, up to a constant; -inf for none.
+      shape: sample axes.
+
+    Returns:
+      Indices below K, [*shape, ...]. No gradient passes through them.
     """
     log_weights = jax.lax.stop_gradient(log_weights)
     weights = jax.nn.softmax(log_weights, axis=0)

@@ -279,8 +279,9 @@ def quiet_abandoned_work() -> Iterator[None]:
             hook(unraisable)
 
     def keep(record: logging.LogRecord) -> bool:
-        # Errors with a traceback are raised as well.
-        return not record.exc_info
+        # What Orbax logs with a traceback it raises as well.
+        own = record.name == "asyncio" or "orbax" in record.pathname
+        return not (own and record.exc_info)
 
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     sys.unraisablehook = drop

@@ -32,45 +32,50 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
       process: which this one is, from 0.
 
     Raises:
-      ValueError: for arguments that do not go together, or where no cluster is found.
+      ValueError: for arguments that do not go together, where no cluster is found, or where the
+        processes have different numbers of devices.
     """
     if coordinator is None:
         if processes is not None or process is not None:
             raise ValueError("processes: expected --coordinator HOST:PORT (or auto) beside them")
         return
-    options: dict[str, Any] = {
-        "heartbeat_timeout_seconds": PATIENCE_SECONDS,
-        # One that ends alone, with an error, waits for the others before it counts as lost.
-        "shutdown_timeout_seconds": PATIENCE_SECONDS,
-    }
+    place: dict[str, Any] = {}
     if coordinator == AUTOMATIC:
         if processes is not None or process is not None:
             raise ValueError("coordinator: auto finds --processes and --process out by itself")
-        try:
-            jax.distributed.initialize(**options)
-        except ValueError as error:
-            raise ValueError(f"coordinator: no cluster found ({error})") from error
-        tell()
-        return
-    _, _, port = coordinator.rpartition(":")
-    if not port.isdecimal():
-        raise ValueError(f"coordinator: expected HOST:PORT or auto, got {coordinator!r}")
-    if processes is None or process is None or not 0 <= process < processes:
-        raise ValueError(
-            "coordinator: expected --processes N and --process I with 0 <= I < N beside it, got "
-            f"{processes} and {process}"
+    else:
+        if not coordinator.rpartition(":")[2].isdecimal():
+            raise ValueError(f"coordinator: expected HOST:PORT or auto, got {coordinator!r}")
+        if processes is None or process is None or not 0 <= process < processes:
+            raise ValueError(
+                "coordinator: expected --processes N and --process I with 0 <= I < N beside it, "
+                f"got {processes} and {process}"
+            )
+        place = {
+            "coordinator_address": coordinator,
+            "num_processes": processes,
+            "process_id": process,
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(
+            **place,
+            heartbeat_timeout_seconds=PATIENCE_SECONDS,
+            # One that ends alone, with an error, waits for the others before it counts as lost.
+            shutdown_timeout_seconds=PATIENCE_SECONDS,
         )
-    jax.distributed.initialize(
-        coordinator, processes, process, cluster_detection_method="deactivate", **options
-    )
-    tell()
-
-
-def tell() -> None:
-    """Say what happens if a process is lost: JAX's own message comes with a stack trace."""
+    except ValueError as error:
+        raise ValueError(f"coordinator: no cluster found ({error})") from error
+    own, everyones = jax.local_device_count(), jax.device_count()
+    if own * jax.process_count() != everyones:
+        raise ValueError(
+            f"coordinator: expected as many devices in each of the {jax.process_count()} "
+            f"processes, got {own} of {everyones} in process {jax.process_index()}"
+        )
+    # JAX's own message about a lost process comes with a stack trace.
     print(
-        f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} of "
-        f"{jax.device_count()} devices; if one process ends, the others do within "
+        f"process {jax.process_index()} of {jax.process_count()}, {own} of "
+        f"{everyones} devices; if one process ends, the others do within "
         f"{3 * PATIENCE_SECONDS} s: start all of them again with --resume",
         file=sys.stderr,
         flush=True,

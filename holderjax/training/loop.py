@@ -109,11 +109,12 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
     check_population(configs)
     for config in configs:
         config.validate()
+    hosts.check_same("settings", json.dumps([config.to_json() for config in configs]))
+    for config in configs:
         hosts.in_first(partial(check_folder, config))
     shared = configs[0]
     devices = local_devices(shared.devices, shared.batch_size)
     dataset = load_dataset(shared)
-    hosts.check_same("settings", json.dumps([config.to_json() for config in configs]))
     hosts.check_same("data", dataset.fingerprint)
     model = build_model(shared, data_facts(dataset))
     if shared.fit_clusters is not None:
@@ -122,14 +123,9 @@ def train_population(configs: Sequence[TrainConfig]) -> list[RunResult | NonFini
     with ExitStack() as stack:
         waiting: dict[int, list[Member]] = {}
         for config in configs:
-            checkpoints = hosts.in_first(partial(enter_folder, config, dataset, devices, stack))
-            state, step = begin(config, model, checkpoints)
-            hosts.in_first(partial(config.save, config.out))
+            member, step = begin(config, model, dataset, devices, stack)
             if step < config.steps:
-                log = hosts.in_first(partial(RunLog, config.out, step))
-                waiting.setdefault(step, []).append(
-                    Member(config, checkpoints, log and stack.enter_context(log), state)
-                )
+                waiting.setdefault(step, []).append(member)
         stop = stack.enter_context(Interruption())
         for step, members in sorted(waiting.items()):
             with Display(step, shared.steps, quiet=not hosts.writes()) as display:
@@ -163,46 +159,63 @@ def result_of(config: TrainConfig) -> RunResult:
     return RunResult(config.out, int(step), float(loss), float(test_loss))
 
 
-def enter_folder(
-    config: TrainConfig, dataset: data.Dataset, devices: Sequence[jax.Device], stack: ExitStack
-) -> Checkpoints:
-    """Lock the run's folder, write what is known, open its checkpoints, all until the stack ends.
+def begin(
+    config: TrainConfig,
+    model: Model,
+    dataset: data.Dataset,
+    devices: Sequence[jax.Device],
+    stack: ExitStack,
+) -> tuple[Member, int]:
+    """A run, and the step that it goes on from: 0 if it has no checkpoint yet.
+
+    The first process opens the folder and tells the others the state, on the host.
+
+    Args:
+      config: of the run.
+      model: of its config.
+      dataset: that it is trained on.
+      devices: of this process.
+      stack: at whose end the folder is closed.
 
     Raises:
       ValueError, FileExistsError: as `train`.
     """
+    opened = hosts.in_first(partial(open_run, config, model, dataset, devices, stack))
+    if opened is None:
+        shapes = state_template(config, model)
+        opened = None, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), 0
+    files, state, step = opened
+    state, step = hosts.of_first((state, step))
+    return Member(config, files, state), int(step)
+
+
+def open_run(
+    config: TrainConfig,
+    model: Model,
+    dataset: data.Dataset,
+    devices: Sequence[jax.Device],
+    stack: ExitStack,
+) -> tuple[Files | None, TrainState, int]:
+    """Lock the folder, write what is known, restore; the files to write, None of a finished run."""
     stack.callback(lock_folder(config.out).release)
     # Again: another process may have begun a run there since.
     check_folder(config)
     open_folder(config, dataset, devices)
-    return stack.enter_context(Checkpoints(config.out / CHECKPOINTS_FOLDER, keep=config.keep))
-
-
-def begin(
-    config: TrainConfig, model: Model, checkpoints: Checkpoints | None
-) -> tuple[TrainState, int]:
-    """The state to go on from, on the host, and its step: 0 if there is no checkpoint yet.
-
-    The process that has the checkpoints tells the others.
-    """
-    template = state_template(config, model)
-
-    def found() -> tuple[TrainState, int]:
-        if not checkpoints.steps():
-            # Not compiled: XLA takes longer over one program of all initialisers than they take to
-            # run.
-            state = init_state(model, make_optimizer(config), RunKeys.of(config.seed).init)
-            return jax.device_get(state), 0
-        state, step = checkpoints.restore(template, model_facts(config))
+    folder = config.out / CHECKPOINTS_FOLDER
+    checkpoints = stack.enter_context(Checkpoints(folder, keep=config.keep))
+    if checkpoints.steps():
+        state, step = checkpoints.restore(state_template(config, model), model_facts(config))
         if step > config.steps:
             raise ValueError(f"steps: the run is at step {step} already, got {config.steps}")
-        return state, step
-
-    state = hosts.in_first(found)
-    if state is None:
-        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template), 0
-    state, step = hosts.of_first(state)
-    return state, int(step)
+    else:
+        # Not compiled: XLA takes longer over one program of all initialisers than they take to run.
+        key = RunKeys.of(config.seed).init
+        state, step = jax.device_get(init_state(model, make_optimizer(config), key)), 0
+    config.save(config.out)
+    if step == config.steps:
+        return None, state, step
+    log = stack.enter_context(RunLog(config.out, step))
+    return Files(checkpoints, log), state, step
 
 
 def state_template(config: TrainConfig, model: Model) -> TrainState:
@@ -240,15 +253,22 @@ def feed_of(
 
 
 @dataclass(frozen=True)
+class Files:
+    """What a run writes while it trains."""
+
+    checkpoints: Checkpoints
+    log: RunLog
+
+
+@dataclass(frozen=True)
 class Member:
     """One run among those that train together: its settings, what it writes, where it begins.
 
-    Another process writes it where checkpoints and log are None.
+    Its files are None where another process writes them.
     """
 
     config: TrainConfig
-    checkpoints: Checkpoints | None
-    log: RunLog | None
+    files: Files | None
     state: TrainState
 
 
@@ -391,13 +411,13 @@ class Recorder:
         for i, member in list(self.going.items()):
             try:
                 averages = interval_metrics(
-                    first, last, {name: x[i] for name, x in every_step.items()}, member.checkpoints
+                    first, last, {name: x[i] for name, x in every_step.items()}, member.files
                 )
                 if state is not None:
                     averages["test_loss"] = float(test_losses[i])
                     save(member, last, take(state, i), averages)
-                elif member.log:
-                    member.log.log(last, averages)
+                elif member.files:
+                    member.files.log.log(last, averages)
                 losses.append(averages["loss"])
             except NonFiniteLoss as error:
                 self.failed[member.config.out] = error
@@ -410,9 +430,9 @@ class Recorder:
     def tell_stop(self, step: int) -> None:
         """Once the checkpoints of this step are written, say where they are."""
         for member in self.going.values():
-            if member.checkpoints:
-                member.checkpoints.wait()
-                self._display.message(f"stopped at step {step}: {member.checkpoints.path(step)}")
+            if member.files:
+                path = last_good(member.files)
+                self._display.message(f"stopped at step {step}: {path}")
 
 
 def save(member: Member, step: int, state: TrainState, averages: dict[str, Any]) -> None:
@@ -423,12 +443,12 @@ def save(member: Member, step: int, state: TrainState, averages: dict[str, Any])
     """
     bad = non_finite({"test_loss": averages["test_loss"], **flatten(state)})
     if bad:
-        raise NonFiniteLoss(step, bad, last_good(member.checkpoints))
-    if member.log and member.checkpoints:
+        raise NonFiniteLoss(step, bad, last_good(member.files))
+    if member.files:
         # The line comes first: a run that is resumed from this checkpoint has to find it.
-        member.log.log(step, averages)
+        member.files.log.log(step, averages)
         facts = model_facts(member.config)
-        member.checkpoints.save(state, step, averages["test_loss"], facts)
+        member.files.checkpoints.save(state, step, averages["test_loss"], facts)
 
 
 def dispatches(first_step: int, steps: int, size: int) -> Iterator[tuple[int, int]]:
@@ -443,7 +463,7 @@ def dispatches(first_step: int, steps: int, size: int) -> Iterator[tuple[int, in
 
 
 def interval_metrics(
-    first: int, last: int, every_step: dict[str, Any], checkpoints: Checkpoints | None
+    first: int, last: int, every_step: dict[str, Any], files: Files | None
 ) -> dict[str, Any]:
     """The metrics of one dispatch of one run, averaged over its steps.
 
@@ -451,7 +471,7 @@ def interval_metrics(
       first: steps before the dispatch.
       last: steps after it.
       every_step: metrics by name, [S, ...].
-      checkpoints: of the run, for the error.
+      files: of the run, for the error.
 
     Returns:
       Numbers, or lists of them where a metric has an axis.
@@ -463,15 +483,15 @@ def interval_metrics(
     parts = {name: x for name, x in every_step.items() if name not in ("loss", "gradient_norm")}
     ordered = parts | every_step
     if bad := first_non_finite(ordered):
-        raise NonFiniteLoss(first + 1 + bad[0], bad[1], last_good(checkpoints))
+        raise NonFiniteLoss(first + 1 + bad[0], bad[1], last_good(files))
     means = {name: np.mean(ordered[name], axis=0, dtype=np.float64).tolist() for name in ordered}
     return {"loss": means.pop("loss"), **means}
 
 
-def last_good(checkpoints: Checkpoints | None) -> Path | None:
+def last_good(files: Files | None) -> Path | None:
     """The newest checkpoint, once it is on disk; None where another process writes them."""
-    if checkpoints is None:
+    if files is None:
         return None
-    checkpoints.wait()
-    steps = checkpoints.steps()
-    return checkpoints.path(steps[-1]) if steps else None
+    files.checkpoints.wait()
+    steps = files.checkpoints.steps()
+    return files.checkpoints.path(steps[-1]) if steps else None

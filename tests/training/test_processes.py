@@ -18,13 +18,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from tiny_run import PATIENCE, wait_for_step
 
 import holderjax
 from holderjax.training import load_run, train
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.logging import read_metrics
-
-PATIENCE = 900
 
 
 @contextmanager
@@ -35,15 +34,6 @@ def running(command: list[str]) -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
-    """Return as soon as the metrics of the step are written."""
-    deadline = time.monotonic() + PATIENCE
-    while not any(line["step"] >= step for line in read_metrics(out)):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "the run does not move"
-        time.sleep(0.001)
 
 
 def same(a: Any, b: Any) -> bool:

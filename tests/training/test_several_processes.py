@@ -18,36 +18,43 @@ import pytest
 import tiny_run
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_run import PATIENCE, wait_for_step
 
 from holderjax.data import epoch_indices
 from holderjax.training import ProcessLost, hosts, load_run, train
 from holderjax.training.logging import read_metrics
 from holderjax.training.parallel import shares
 
-PATIENCE = 300
 # Small steps: see test_processes.
 SETTINGS = {"steps": 8, "learning_rate": 1e-4}
 
 
 @contextmanager
 def together(
-    out: Path, *flags: str, of_second: Sequence[str] = (), **changes: Any
+    out: Path,
+    *flags: str,
+    of_second: Sequence[str] = (),
+    counts: tuple[int, int] = (2, 2),
+    **changes: Any,
 ) -> Iterator[list[subprocess.Popen]]:
-    """The two processes of a run, of two devices each; the second may have flags of its own."""
+    """The two processes of a run, of so many devices; the second may have flags of its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    xla_flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     with ExitStack() as stack:
         started = []
-        for process in range(2):
+        for process, count in enumerate(counts):
+            device_count = f"--xla_force_host_platform_device_count={count}"
             command = tiny_run.command(
                 **{"out": out, "coordinator": coordinator, "processes": 2, "process": process},
                 **changes,
             )
             each = subprocess.Popen(
                 [*command, *flags, *(of_second if process else ())],
-                env={**os.environ, "XLA_FLAGS": xla_flags},
+                env={
+                    **os.environ,
+                    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {device_count}",
+                },
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -61,14 +68,6 @@ def ends(process: subprocess.Popen) -> tuple[int, str]:
     """Its exit code and what it said."""
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not any(line["step"] >= step for line in read_metrics(out)):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "the run does not move"
-        time.sleep(0.01)
 
 
 def test_two_processes_follow_the_trajectory_of_one_device(tmp_path: Path) -> None:
@@ -114,15 +113,15 @@ def test_killing_one_ends_the_other_and_both_resume(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_that_cannot_begin_ends_the_others(tmp_path: Path) -> None:
-    """The second process alone is asked for a device that it does not have."""
+    """The second process alone is given a setting that no run has."""
     begin = time.monotonic()
-    with together(tmp_path / "run", of_second=["--devices=3"]) as processes:
+    with together(tmp_path / "run", of_second=["--batch-size=0"]) as processes:
         (first, told), (second, said) = map(ends, processes)
     assert time.monotonic() - begin < 4 * hosts.PATIENCE_SECONDS
     # JAX ends both once the second has waited in vain for the first to end as well.
     assert first != 0
     assert second != 0
-    assert "devices: expected at most 2" in said
+    assert "batch_size: expected" in said
     assert "start all of them again" in told
 
 
@@ -153,6 +152,15 @@ def test_a_batch_that_does_not_divide_among_all_devices_is_refused(tmp_path: Pat
     for code, said in ended:
         assert code == 2
         assert "batch_size: expected a multiple of the 4 devices, got 6" in said
+
+
+@pytest.mark.slow
+def test_processes_of_different_device_counts_are_refused(tmp_path: Path) -> None:
+    with together(tmp_path / "run", counts=(2, 1)) as processes:
+        ended = [ends(each) for each in processes]
+    for process, (code, said) in enumerate(ended):
+        assert code == 2
+        assert f"got {2 - process} of 3 in process {process}" in said
 
 
 @pytest.mark.slow

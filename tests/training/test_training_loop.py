@@ -19,7 +19,7 @@ from holderjax.training import NonFiniteLoss, load_run, loop, train
 from holderjax.training.checkpoints import Checkpoints
 from holderjax.training.interruption import Interruption
 from holderjax.training.logging import Display, RunLog, read_metrics
-from holderjax.training.loop import Member, Programs, dispatches, run_steps
+from holderjax.training.loop import Files, Member, Programs, dispatches, run_steps
 from holderjax.training.metrics import first_non_finite
 from holderjax.training.parallel import replicate
 from holderjax.training.step import RunKeys, TrainState, make_held_out_loss
@@ -218,7 +218,7 @@ def test_nothing_non_finite_is_ever_a_checkpoint(
         RunLog(tmp_path, 0) as log,
         Display(0, config.steps) as display,
     ):
-        member = Member(config, checkpoints, log, state)
+        member = Member(config, Files(checkpoints, log), state)
         failed = run_steps([member], stub_programs(7, where), 0, display, Interruption())
     error = failed[tmp_path]
     assert (error.step, error.term) == (step, term)

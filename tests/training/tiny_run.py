@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from holderjax import data
 from holderjax.cli import main
 from holderjax.training import TrainConfig
+from holderjax.training.logging import read_metrics
 
 
 def load_tiny(seed: int = 0) -> data.Dataset:
@@ -47,6 +50,18 @@ def command(out: Path, **changes: Any) -> list[str]:
     settings = {"out": out, **SETTINGS, **changes}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return [sys.executable, __file__, "train", *flags]
+
+
+PATIENCE = 900
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+    """Return as soon as the metrics of the step are written by that process."""
+    deadline = time.monotonic() + PATIENCE
+    while not any(line["step"] >= step for line in read_metrics(out)):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline, "the run does not move"
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":
