@@ -42,8 +42,10 @@ def test_a_run_killed_fifty_times_ends_bit_for_bit_as_an_uninterrupted_one(tmp_p
         assert process.returncode == -9, "the run ended before it was killed: make it longer"
         lines = read_metrics(killed)
         reached.append(lines[-1]["step"] if lines else 0)
-    # At most a dispatch was lost each time, and the kills were spread over the run.
-    assert all(after >= before - 2 for before, after in pairwise(reached))
+    # Two dispatches of two steps at most were lost each time: one whose checkpoint was being
+    # written, and one with a line in the metrics whose checkpoint waited for the other.
+    assert all(after >= before - 4 for before, after in pairwise(reached)), reached
+    # The kills were spread over the run.
     assert len(set(reached)) > 1
 
     assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=PATIENCE).returncode == 0
