@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from holderjax.pooling.gaussian import LocationScale, check_broadcast
+from holderjax.pooling.gaussian import LocationScale, check_broadcast, sum_over_dims
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -40,7 +40,7 @@ class DiagLaplace(LocationScale):
         """The log-density, summed over D; ``z`` broadcasts against the batch axes."""
         check_broadcast(jnp.shape(z), self.mean.shape)
         scaled = jnp.abs(z - self.mean) * jnp.exp(-self.log_scale)
-        return -jnp.sum(scaled + self.log_scale + log(2), axis=-1)
+        return -sum_over_dims(scaled + self.log_scale + log(2))
 
     @staticmethod
     def draw_noise(
@@ -63,7 +63,7 @@ class DiagLaplace(LocationScale):
         distance = jnp.abs(self.mean - other.mean)
         log_ratio = self.log_scale - other.log_scale
         near = jnp.exp(log_ratio - distance * jnp.exp(-self.log_scale))
-        return jnp.sum(distance * jnp.exp(-other.log_scale) - log_ratio + near - 1.0, axis=-1)
+        return sum_over_dims(distance * jnp.exp(-other.log_scale) - log_ratio + near - 1.0)
 
 
 def scale_normalized_laplace(
