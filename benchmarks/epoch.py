@@ -27,6 +27,7 @@ from multivae.data.datasets import MMNISTDataset
 from multivae.trainers import BaseTrainer, BaseTrainerConfig
 
 from holderjax import data
+from holderjax.data.cache import programs_dir
 from holderjax.device import keep_programs
 from holderjax.training import TrainConfig, train
 from holderjax.training.config import load_dataset
@@ -79,7 +80,7 @@ def ours(settings: TrainConfig) -> None:
 def main(config: Config) -> None:
     """Time, print, write."""
     logging.getLogger("multivae").setLevel(logging.WARNING)
-    keep_programs(data.cache_dir() / "xla")
+    keep_programs(programs_dir())
     settings = TrainConfig(
         out=Path(),
         system="mmvae+",

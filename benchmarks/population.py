@@ -17,7 +17,7 @@ from pathlib import Path
 import tyro
 from common import write_results
 
-from holderjax.data import cache_dir
+from holderjax.data.cache import programs_dir
 from holderjax.device import keep_programs
 from holderjax.training import TrainConfig, train_population
 from holderjax.training.logging import read_metrics
@@ -75,7 +75,7 @@ def seconds(config: Config, at_a_time: int | None) -> dict[str, float]:
 
 def main(config: Config) -> None:
     """Time, print, write."""
-    keep_programs(cache_dir() / "xla")
+    keep_programs(programs_dir())
     times: dict[str, dict[str, list[float]]] = {
         kind: {way: [] for way in WAYS} for kind in ("whole", "step")
     }

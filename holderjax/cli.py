@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from holderjax.data import cache_dir
+from holderjax.data.cache import programs_dir
 from holderjax.device import keep_programs
 from holderjax.training import NonFiniteLoss, ProcessLost, SweepConfig, TrainConfig
 
@@ -272,7 +272,7 @@ def guarded(call: Callable[[], Any]) -> int:
     Compiled programs are kept in the cache folder, so that the next start is quicker.
     """
     try:
-        keep_programs(cache_dir() / "xla")
+        keep_programs(programs_dir())
     except OSError as error:
         logger.warning("compiled programs are not kept for the next start: %s", error)
     try:

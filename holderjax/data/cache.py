@@ -22,6 +22,11 @@ def cache_dir() -> Path:
     return path
 
 
+def programs_dir() -> Path:
+    """Where compiled programs are kept in the cache folder."""
+    return cache_dir() / "xla"
+
+
 def _platform_cache() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"

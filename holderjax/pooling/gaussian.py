@@ -83,8 +83,13 @@ def sum_over_dims(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     """The sum over the last axis.
 
     As a product with ones: on a CPU, XLA adds up a row one number after another, and computes what
-    it adds in the same loop, neither with vector instructions. Accelerators get the plain sum: XLA
-    rewrites products with a vector there.
+    it adds in the same loop, neither with vector instructions.
+
+    Args:
+      x: float32 or wider.
+
+    Returns:
+      Sums at the full precision of the type; accelerators must not round the product's factors.
     """
     return jnp.matmul(x, jnp.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
 

@@ -15,6 +15,9 @@ from holderjax.cli import main
 from holderjax.training import TrainConfig
 from holderjax.training.logging import read_metrics
 
+# Seconds after which a process that does not end is taken for one that hangs.
+PATIENCE = 900
+
 
 def load_tiny(seed: int = 0) -> data.Dataset:
     """Two modalities of noisy stripes, 61 training and 21 test examples of three classes."""
@@ -50,9 +53,6 @@ def command(out: Path, **changes: Any) -> list[str]:
     settings = {"out": out, **SETTINGS, **changes}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return [sys.executable, __file__, "train", *flags]
-
-
-PATIENCE = 900
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
