@@ -16,7 +16,7 @@ from holderjax.data import epoch_indices
 from holderjax.device import device_name
 from holderjax.files import write_json
 from holderjax.models import Model
-from holderjax.training.parallel import parallel, replicate, shard, unreplicate
+from holderjax.training.parallel import fetch, parallel, replicate, shard
 from holderjax.training.step import RunKeys, init_state, make_steps
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,19 +35,31 @@ class Trainer:
     memory: int
 
 
-def trainer(model: Model, arrays: Mapping[str, np.ndarray], batch_size: int, steps: int) -> Trainer:
-    """Training as `holderjax train` does it, on one device: Adam, one program of many steps.
+def trainer(
+    model: Model,
+    arrays: Mapping[str, np.ndarray],
+    batch_size: int,
+    steps: int,
+    num_devices: int = 1,
+) -> Trainer:
+    """Training as `holderjax train` does it: Adam, one program of many steps.
 
     Args:
       model: to train, from fresh parameters on.
       arrays: the training examples by modality, [N, *shape]; they stay on the device.
       batch_size: of a step.
       steps: in one dispatch.
+      num_devices: that share a batch.
 
     Returns:
       The program, which has run once. It raises FloatingPointError if the loss is not finite.
+
+    Raises:
+      ValueError: if there are fewer devices.
     """
-    keys, devices = RunKeys.of(0), jax.local_devices()[:1]
+    if num_devices > jax.local_device_count():
+        raise ValueError(f"{num_devices} devices, but there are {jax.local_device_count()}")
+    keys, devices = RunKeys.of(0), jax.local_devices()[:num_devices]
     optimizer = optax.adam(1e-3)
     examples = replicate(dict(arrays), devices)
     state = replicate(jax.device_get(init_state(model, optimizer, keys.init)), devices)
@@ -64,7 +76,7 @@ def trainer(model: Model, arrays: Mapping[str, np.ndarray], batch_size: int, ste
         nonlocal state, first
         state, metrics = program(state, examples, indices(), keys.steps, beta)
         first += steps
-        loss = float(unreplicate(metrics["loss"])[-1])
+        loss = float(fetch(metrics["loss"])[-1])
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {first}")
         return loss

@@ -34,7 +34,7 @@ class Config:
     betas: tuple[float, ...] = (1.0, 2.5, 5.0, 10.0)
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 400
-    """Of each member."""
+    """Of each member, in eight dispatches."""
     rounds: int = 2
     """After one that compiles."""
     out: Path | None = None
@@ -59,6 +59,7 @@ def seconds(config: Config, at_a_time: int | None) -> dict[str, float]:
                 seed=seed,
                 steps=config.steps,
                 checkpoint_every=config.steps,
+                log_every=config.steps // 8,
             )
             for beta, seed in product(config.betas, config.seeds)
         ]

@@ -44,9 +44,12 @@ class Config:
     """Which of them to time, mmvae+ first: all 15 components at batch 32 need more than 24 GB."""
     batch_size: int = 32
     rounds: int = 5
-    steps: int = 2
-    """In a round, for each side."""
+    steps: int = 8
+    """In a round, for each side; ours are one dispatch, as 50 steps are by default."""
     examples: int = 256
+    devices: int = 1
+    """Of ours, that share a batch; on a CPU there are as many as
+    XLA_FLAGS=--xla_force_host_platform_device_count says."""
     out: Path | None = None
 
 
@@ -70,7 +73,7 @@ def ours(name: str, arrays: dict[str, np.ndarray], config: Config) -> Callable[[
         fixed = peers.LATENT * (len(peers.NAMES) + 4)
         if size != theirs - fixed:
             raise ValueError(f"{size} parameters of ours, {theirs} - {fixed} of MultiVae's")
-    return trainer(model, arrays, config.batch_size, config.steps).take
+    return trainer(model, arrays, config.batch_size, config.steps, config.devices).take
 
 
 def theirs(arrays: dict[str, np.ndarray], config: Config) -> Callable[[], float]:

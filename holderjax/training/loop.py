@@ -26,7 +26,7 @@ from holderjax.training.interruption import Interruption
 from holderjax.training.logging import Display, RunLog, read_metrics
 from holderjax.training.metrics import NonFiniteLoss, first_non_finite, flatten, non_finite
 from holderjax.training.optimizer import make_optimizer
-from holderjax.training.parallel import local_devices, parallel, replicate, unreplicate
+from holderjax.training.parallel import fetch, local_devices, parallel, replicate, unreplicate
 from holderjax.training.population import over_population, stack, take
 from holderjax.training.step import (
     RunKeys,
@@ -322,7 +322,7 @@ class Programs:
             return jax.device_get(held_out(params, test_examples, held_out_keys, betas))
 
         def with_clusters(replicas: TrainState, going: Iterable[int]) -> TrainState:
-            states = jax.device_get(unreplicate(replicas))
+            states = fetch(replicas)
             each = [take(states, i) for i in range(len(configs))]
             for i in going:
                 params = fit_clusters(model, each[i].params, dataset.train.inputs, keys[i].clusters)
@@ -404,7 +404,7 @@ class Recorder:
           metrics: by name, [devices, P, S, ...], in pieces of the steps.
           state: leaves [P, ...].
         """
-        parts = [flatten(jax.device_get(unreplicate(part))) for part in metrics]
+        parts = [flatten(fetch(part)) for part in metrics]
         every_step = {name: np.concatenate([x[name] for x in parts], axis=1) for name in parts[0]}
         test_losses = None if state is None else self._programs.test_loss(state.params)
         state, losses = jax.device_get(state), []

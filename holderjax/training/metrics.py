@@ -24,7 +24,10 @@ class NonFiniteLoss(FloatingPointError):
         named = ", ".join(f"{name} = {value}" for name, value in list(terms.items())[:5])
         more = f" and {len(terms) - 5} more" if len(terms) > 5 else ""
         good = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
-        super().__init__(f"training became non-finite at step {step}: {named}{more}; {good}")
+        super().__init__(
+            f"training became non-finite at step {step}: {named}{more}; {good}; "
+            "a smaller learning_rate may help, or clip, or values of about 1"
+        )
 
 
 def flatten(tree: Any) -> dict[str, Any]:

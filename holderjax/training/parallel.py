@@ -50,6 +50,16 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
 
+def fetch(tree: Any) -> Any:
+    """The first device's copy of every array, on the host.
+
+    Waits for what makes them, and for nothing else: `unreplicate` would queue behind what the
+    device was given since.
+    """
+    copies = jax.device_get(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+    return jax.tree.map(lambda x: x[0], copies)
+
+
 def shares(indices: Int[np.ndarray, "*S B"], count: int) -> Int[np.ndarray, "devices *S b"]:
     """Contiguous shares of every batch: those of this process, of one for each device of all.
 

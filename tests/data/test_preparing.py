@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import matplotlib.image
@@ -68,6 +72,47 @@ def test_the_same_seed_gives_the_same_records_byte_for_byte(raw):
     first = records(0)
     assert records(0) == first
     assert records(1) != first
+
+
+@pytest.mark.slow
+def test_what_is_killed_at_any_moment_is_prepared_anew_and_the_same(raw, cache):
+    """Nothing that is there before the records are whole can be loaded."""
+    code = "import sys; from holderjax.cli import main; sys.exit(main())"
+    options = ["--from", str(raw), "--train-repeats", "3000"]
+    command = [sys.executable, "-c", code, "data", "prepare", "mnist-svhn", *options]
+
+    def begun() -> tuple[subprocess.Popen, float]:
+        """Of the process, when it began to write."""
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not list(cache.glob("datasets/.*")) and process.poll() is None:
+            time.sleep(0.001)
+        return process, time.monotonic()
+
+    def records() -> dict[str, bytes]:
+        folder = prepared.location("mnist-svhn")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    process, start = begun()
+    assert process.wait() == 0
+    duration = time.monotonic() - start
+    whole = records()
+
+    shutil.rmtree(cache)
+    rng, stopped = np.random.default_rng(0), 0
+    for _ in range(12):
+        process, _ = begun()
+        time.sleep(rng.uniform(0, duration))
+        process.kill()
+        process.wait()
+        if prepared.is_prepared("mnist-svhn"):
+            assert records() == whole
+            shutil.rmtree(prepared.location("mnist-svhn"))
+        else:
+            stopped += 1
+    assert stopped > 1
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    assert records() == whole
+    assert [path.name for path in (cache / "datasets").iterdir()] == ["mnist_svhn"]
 
 
 def test_what_is_prepared_is_not_replaced_unasked(raw):
