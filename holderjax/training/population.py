@@ -14,24 +14,34 @@ def over_population(
 ) -> Callable[..., Any]:
     """``function`` over arguments and results with a leading axis of ``size`` members.
 
-    A single member runs the unbatched program: batched matrix products and grouped convolutions
-    are slower, and it is then bit for bit what it was before there were populations.
+    Accelerators compute all members at once. A CPU computes one after the other: there, products of
+    a batch of matrices are slower than as many products of two. A single member runs the unbatched
+    program everywhere, and is then bit for bit what it was before there were populations.
 
     Args:
       function: of one member.
       size: P.
       in_axes: 0 for arguments that each member has its own of, None for those that all share.
     """
-    if size > 1:
+    if size > 1 and jax.default_backend() != "cpu":
         return jax.vmap(function, in_axes)
 
-    def single(*args: Any) -> Any:
-        own = [
-            arg if axis is None else take(arg, 0) for arg, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda x: x[None], function(*own))
+    def in_turn(*args: Any) -> Any:
+        def of_one(own: list[Any]) -> Any:
+            rest = iter(own)
+            return function(
+                *(
+                    arg if axis is None else next(rest)
+                    for arg, axis in zip(args, in_axes, strict=True)
+                )
+            )
 
-    return single
+        own = [arg for arg, axis in zip(args, in_axes, strict=True) if axis is not None]
+        if size > 1:
+            return jax.lax.map(of_one, own)
+        return jax.tree.map(lambda x: x[None], of_one(take(own, 0)))
+
+    return in_turn
 
 
 def stack(members: Sequence[Any]) -> Any:

@@ -11,6 +11,7 @@ import tiny_run
 
 from holderjax.training import NonFiniteLoss, load_run, train, train_population
 from holderjax.training.logging import read_metrics
+from holderjax.training.population import over_population
 
 # Rounding differs between the two programs. Where it moves an activation across the kink of a ReLU,
 # Adam makes of that a different step: these seeds meet no such place in so few steps.
@@ -27,6 +28,19 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("together")
     train_population(configs(out))
     return out
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_members_get_their_own_arguments_and_share_the_others(
+    monkeypatch: pytest.MonkeyPatch, backend: str, size: int
+) -> None:
+    """At once, as on accelerators, and one after the other."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    own, shared = np.arange(2.0 * size).reshape(size, 2), np.array([3.0, 5.0])
+    function = over_population(lambda a, b, c: {"x": a @ b + c}, size, (0, None, 0))
+    found = jax.jit(function)(own, shared, np.arange(size))["x"]
+    np.testing.assert_allclose(found, own @ shared + np.arange(size))
 
 
 def close(a, b) -> None:

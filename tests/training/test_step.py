@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from holderjax.training.parallel import parallel, replicate, shard, unreplicate
+from holderjax.training.parallel import fetch, parallel, replicate, shard
 from holderjax.training.step import TrainState, make_held_out_loss, make_steps
 
 DEVICES = jax.local_devices()[:1]
@@ -35,7 +35,7 @@ def run(steps: int, beta: float, beta_warmup: int, x: np.ndarray) -> tuple[Train
     program = parallel(make_steps(MODEL, optimizer, beta_warmup), DEVICES)
     indices = shard(np.arange(2 * steps, dtype=np.int32).reshape(steps, 2), DEVICES)
     examples = replicate({"x": x}, DEVICES)
-    return unreplicate(program(state, examples, indices, jax.random.key(0), jnp.float32(beta)))
+    return fetch(program(state, examples, indices, jax.random.key(0), jnp.float32(beta)))
 
 
 def test_a_step_reads_its_examples_in_unit_scale_and_follows_their_gradient() -> None:
