@@ -42,23 +42,24 @@ def gradients(
     return _gradients_patches(x, kernel, cotangent, stride)
 
 
-def sizes(x: Float[Array, "B H W C"], stride: int) -> tuple[int, int]:
-    """Height and width of the result."""
-    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
-
-
 def paddings(x: Float[Array, "B H W C"], side: int, stride: int) -> list[tuple[int, int]]:
     """Before and after, of height and width."""
     before = (side - 1) // 2
     return [
         (before, max(0, (result - 1) * stride + side - size - before))
-        for size, result in zip(x.shape[1:3], sizes(x, stride), strict=True)
+        for size, result in zip(x.shape[1:3], _sizes(x, stride), strict=True)
     ]
 
 
+def _sizes(x: Float[Array, "B H W C"], stride: int) -> tuple[int, int]:
+    """Height and width of the result."""
+    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+
+
 def _shifts_are_less(kernel: Array, stride: int) -> bool:
-    """Whether they lay out fewer numbers than patches do, where they can be used."""
+    """Whether they lay out fewer numbers than patches do."""
     side, _, width_in, width = kernel.shape
+    # An odd side sees as many neighbours on the left as on the right: the gradient is made alike.
     return stride == 1 and side % 2 == 1 and width_in + width <= side * width_in
 
 
@@ -146,14 +147,14 @@ def _gradients_patches(
 
 def _patch_numbers(x: Array, kernel: Array, stride: int) -> int:
     """How many of an image's patches lie beside the image itself: none for kernels of one."""
-    height, width = sizes(x, stride)
+    height, width = _sizes(x, stride)
     side, _, width_in, _ = kernel.shape
     return height * width * (side**2 - 1) * width_in
 
 
 def _patches(x: Float[Array, "b H W C"], side: int, stride: int) -> Float[Array, "b h w kkC"]:
     """Beside each element of the result all that it is a sum over."""
-    height, width = sizes(x, stride)
+    height, width = _sizes(x, stride)
     x = jnp.pad(x, ((0, 0), *paddings(x, side, stride), (0, 0)))
     rows = [x[:, :, i : i + width * stride : stride] for i in range(side)]
     # In two steps: XLA would compile a loop for each element of the kernel.
