@@ -1,7 +1,7 @@
 """Every system on data that says next to nothing: it trains, or stops with the reason.
 
-Values ten times what a network expects make some rows stop at the default learning rate: one step
-moves a log-variance by several nats. A tenth of it, as the error says, does not.
+Values ten times what a network expects make some rows stop at the default learning rate, and at a
+tenth of it, as the error says, none.
 """
 
 from __future__ import annotations
