@@ -34,7 +34,7 @@ class Config:
     betas: tuple[float, ...] = (1.0, 2.5, 5.0, 10.0)
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 400
-    """Of each member, in eight dispatches."""
+    """Of each member, a multiple of eight: in as many dispatches."""
     rounds: int = 2
     """After one that compiles."""
     out: Path | None = None

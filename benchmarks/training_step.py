@@ -41,7 +41,7 @@ class Config:
 
     network: str = "resnet"
     ours: tuple[str, ...] = tuple(OURS)
-    """Which of them to time, mmvae+ first: all 15 components at batch 32 need more than 24 GB."""
+    """Which of them to time, mmvae+ first; all 15 components need some 9 GB at batch 32."""
     batch_size: int = 32
     rounds: int = 5
     steps: int = 8

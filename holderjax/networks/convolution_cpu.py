@@ -57,7 +57,7 @@ def _sizes(x: Float[Array, "B H W C"], stride: int) -> tuple[int, int]:
 
 
 def _shifts_are_less(kernel: Array, stride: int) -> bool:
-    """Whether they lay out fewer numbers than patches do."""
+    """Whether shifts can be used, and lay out fewer numbers than patches."""
     side, _, width_in, width = kernel.shape
     # An odd side sees as many neighbours on the left as on the right: the gradient is made alike.
     return stride == 1 and side % 2 == 1 and width_in + width <= side * width_in
@@ -103,8 +103,8 @@ def _shifts(x: Float[Array, "b H W C"], side: int, axis: int) -> Float[Array, "b
 
 def _shift(x: Float[Array, "b H W C"], by: int, axis: int) -> Float[Array, "b H W C"]:
     """At each place what is ``by`` further along the axis, zero beyond the end."""
-    paddings = [(-by, by, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), paddings)
+    ends = [(-by, by, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), ends)
 
 
 def _shift_matrix(kernel: Float[Array, "k k C F"]) -> Float[Array, "kC kF"]:

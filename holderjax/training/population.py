@@ -27,16 +27,11 @@ def over_population(
         return jax.vmap(function, in_axes)
 
     def in_turn(*args: Any) -> Any:
-        def of_one(own: list[Any]) -> Any:
-            rest = iter(own)
-            return function(
-                *(
-                    arg if axis is None else next(rest)
-                    for arg, axis in zip(args, in_axes, strict=True)
-                )
-            )
+        own = {i: arg for i, arg in enumerate(args) if in_axes[i] is not None}
 
-        own = [arg for arg, axis in zip(args, in_axes, strict=True) if axis is not None]
+        def of_one(own: dict[int, Any]) -> Any:
+            return function(*(own.get(i, arg) for i, arg in enumerate(args)))
+
         if size > 1:
             return jax.lax.map(of_one, own)
         return jax.tree.map(lambda x: x[None], of_one(take(own, 0)))

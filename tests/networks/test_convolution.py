@@ -30,14 +30,15 @@ def reference(x, kernel, stride):
 # The kernel's side, stride, the image's height, channels of images and of the result. On a CPU,
 # those of stride 1 and an odd side are taken by shifts if the channels do not become many more.
 CASES = [
-    *((4, 2, 8, 2, 3), (4, 2, 7, 2, 3), (4, 1, 5, 2, 3), (3, 2, 7, 2, 3), (3, 2, 1, 2, 3)),
+    *((4, 2, 8, 2, 3), (4, 2, 7, 2, 3), (4, 1, 5, 2, 3), (3, 2, 7, 2, 3)),
+    *((3, 2, 8, 2, 3), (3, 2, 1, 2, 3)),
     *((3, 1, 5, 2, 3), (3, 1, 5, 2, 4), (3, 1, 5, 2, 5), (3, 1, 1, 2, 3)),
     *((1, 1, 4, 2, 3), (5, 1, 6, 3, 2), (5, 1, 1, 2, 3)),
 ]
 
 
-# On a CPU: all six images at once, or as many as 1,000 bytes are laid out for.
-@pytest.mark.parametrize("cache_bytes", [1 << 22, 1000])
+# On a CPU: all six images at once, as many as 1,000 bytes are laid out for, one by one.
+@pytest.mark.parametrize("cache_bytes", [1 << 22, 1000, 1])
 @pytest.mark.parametrize(("side", "stride", "size", "width_in", "width"), CASES)
 def test_values_and_gradients_are_xla_s(
     side, stride, size, width_in, width, cache_bytes, monkeypatch
@@ -48,12 +49,12 @@ def test_values_and_gradients_are_xla_s(
     kernel = jax.random.normal(keys[1], (side, side, width_in, width))
     y = convolve(x, kernel, stride)
     assert y.shape == (6, -(-size // stride), -(-(size + 1) // stride), width)
-    np.testing.assert_allclose(y, reference(x, kernel, stride), rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(y, reference(x, kernel, stride), rtol=1e-5, atol=1e-5)
     cotangent = jax.random.normal(keys[2], y.shape)
     found = jax.vjp(lambda *a: convolve(*a, stride), x, kernel)[1](cotangent)
     expected = jax.vjp(lambda *a: reference(*a, stride), x, kernel)[1](cotangent)
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=3e-5)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("stride", "bias"), [(1, True), (2, True), (1, False)])
