@@ -7,6 +7,7 @@ with as many parameters on both sides, one importance sample, Adam, float32. A s
 backward and update. MultiVae decodes every modality from every expert in turn; ours decodes from
 all experts at once. Ours are the steps of `holderjax train`, several a dispatch, batches gathered
 from bytes on the device; MultiVae gets its batches as tensors that are ready. Sides alternate.
+With ``--dtype bfloat16`` our encoders and decoders compute in that; MultiVae stays in float32.
 """
 
 import statistics
@@ -40,6 +41,8 @@ class Config:
     """Of all sides alike."""
 
     network: str = "resnet"
+    dtype: models.NetworkDtype = "float32"
+    """Of our networks."""
     ours: tuple[str, ...] = tuple(OURS)
     """Which of them to time, mmvae+ first; all 15 components need some 9 GB at batch 32."""
     batch_size: int = 32
@@ -57,7 +60,9 @@ def ours(name: str, arrays: dict[str, np.ndarray], config: Config) -> Callable[[
     """The steps of one of `OURS`."""
     system, components = OURS[name]
     encoder, decoder = NETWORKS[config.network]
-    modality = models.Modality(peers.SHAPE, encoder, decoder, models.Laplace(0.75))
+    modality = models.Modality(
+        peers.SHAPE, encoder, decoder, models.Laplace(0.75), dtype=config.dtype
+    )
     model = models.build(
         system,
         dict.fromkeys(peers.NAMES, modality),
@@ -124,7 +129,8 @@ def main(config: Config) -> None:
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.3f}")
     measured = {"seconds": times, "ratios": ratios}
-    print(write_results(f"training_step-{config.network}", config, measured, "torch", "multivae"))
+    name = f"training_step-{config.network}" + f"-{config.dtype}" * (config.dtype != "float32")
+    print(write_results(name, config, measured, "torch", "multivae"))
 
 
 if __name__ == "__main__":

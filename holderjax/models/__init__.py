@@ -2,7 +2,7 @@
 
 from holderjax.likelihoods import Bernoulli, Categorical, Gaussian, Laplace
 from holderjax.models.aggregators import count_components
-from holderjax.models.modality import Modality
+from holderjax.models.modality import Modality, NetworkDtype
 from holderjax.models.model import Model, build
 from holderjax.models.systems import OPTIONS, SYSTEMS, System
 
@@ -15,6 +15,7 @@ __all__ = [
     "Laplace",
     "Modality",
     "Model",
+    "NetworkDtype",
     "System",
     "build",
     "count_components",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from holderjax.likelihoods import Laplace, Likelihood
 from holderjax.models.aggregators import Aggregator
 from holderjax.models.priors import standard
 from holderjax.models.systems import System
+from holderjax.naming import unknown
 from holderjax.networks import HEADS, ConditionalHead, GaussianHead, MlpDecoder, MlpEncoder
 from holderjax.pooling import DiagGaussian
 from holderjax.pooling.laplace import DiagLaplace
@@ -28,6 +29,8 @@ INITIAL_LOG_AUXILIARY_SCALE = -3.0
 # Units of the layer of a learned p(w | z).
 PRIOR_HIDDEN = 256
 
+NetworkDtype = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class Modality:
@@ -40,6 +43,8 @@ class Modality:
       likelihood: p(x | decoder output).
       weight: multiplies the log-likelihood in the objective, as the field does to balance
         modalities of different sizes.
+      dtype: what the encoder and the decoder compute in. Parameters, gradients and optimiser stay
+        float32, like heads, latents, pooling and likelihoods.
     """
 
     shape: tuple[int, ...]
@@ -47,12 +52,15 @@ class Modality:
     decoder: Callable[..., Any] = MlpDecoder
     likelihood: Likelihood = Laplace()  # noqa: RUF009, a frozen row of settings
     weight: float = 1.0
+    dtype: NetworkDtype = "float32"
 
     def __post_init__(self) -> None:
         if not all(isinstance(n, int) and n > 0 for n in self.shape):
             raise ValueError(f"shape: expected positive integers, got {self.shape!r}")
         if not self.weight > 0:
             raise ValueError(f"weight: expected a positive number, got {self.weight!r}")
+        if self.dtype not in get_args(NetworkDtype):
+            raise unknown("dtype", self.dtype, get_args(NetworkDtype))
 
 
 class ModalityNetworks(nnx.Module):
@@ -72,6 +80,7 @@ class ModalityNetworks(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ) -> None:
+        self.dtype = modality.dtype
         self.private_dim = private_dim
         self.family = system.family
         self.decodes_z = system.decoders == "all"
@@ -104,11 +113,11 @@ class ModalityNetworks(nnx.Module):
 
     def expert(self, x: Float[Array, "B *shape"]) -> Any:
         """What the aggregator reads of x: q(z | x), [B, D], or features."""
-        return self.head(self.encoder(x))
+        return self.head(self._run(self.encoder, x))
 
     def private_features(self, x: Float[Array, "B *shape"]) -> Float[Array, "B F"]:
         """What the private head reads of x; computed once per input, not once per component."""
-        return self.private_encoder(x)
+        return self._run(self.private_encoder, x)
 
     def private_posterior(
         self, features: Float[Array, "B F"], z: Float[Array, "... B D"]
@@ -144,5 +153,17 @@ class ModalityNetworks(nnx.Module):
         if w is not None:
             parts.append(w)
         latents = jnp.concatenate(parts, axis=-1)
-        params = self.decoder(latents.reshape(-1, latents.shape[-1]))
+        params = self._run(self.decoder, latents.reshape(-1, latents.shape[-1]))
         return params.reshape(*latents.shape[:-1], *params.shape[1:])
+
+    def _run(self, network: nnx.Module, x: Array) -> Array:
+        """The network's result, computed in the modality's type."""
+        if self.dtype == "float32":
+            return network(x)
+
+        def cast(a: Array) -> Array:
+            return a.astype(self.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+        graph, params = nnx.split(network)
+        params, x = jax.tree.map(cast, (params, x))
+        return nnx.merge(graph, params)(x).astype(jnp.float32)

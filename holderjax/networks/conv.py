@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from holderjax.networks.convolution import Conv
+from holderjax.networks.layers import ConvTranspose, Linear
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -55,12 +56,12 @@ class ConvDecoder(nnx.Module):
     ) -> None:
         self.sizes = tuple(reversed(halvings(image_size(shape), len(widths))))
         self.width = widths[-1]
-        self.input = nnx.Linear(in_features, self.sizes[0] ** 2 * self.width, rngs=rngs)
+        self.input = Linear(in_features, self.sizes[0] ** 2 * self.width, rngs=rngs)
         channels = (*reversed(widths), shape[-1])
         pairs = pairwise(channels)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": nnx.ConvTranspose(m, n, (3, 3), strides=2, padding="SAME", rngs=rngs)
+                f"conv{i}": ConvTranspose(m, n, (3, 3), strides=2, padding="SAME", rngs=rngs)
                 for i, (m, n) in enumerate(pairs)
             }
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.networks import convolution_cpu
+from holderjax.networks.layers import add_bias
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -38,9 +41,21 @@ def convolve(
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=partial(convolution_cpu.convolve, stride=stride),
+        cpu=_in_float32(partial(convolution_cpu.convolve, stride=stride)),
         default=partial(_convolve, stride=stride),
     )
+
+
+def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of narrower numbers; the results are as narrow as those. A CPU has no fast sums of them."""
+
+    def widened(*arrays: Array) -> Any:
+        narrow = arrays[0].dtype
+        wide = jnp.promote_types(narrow, jnp.float32)
+        found = function(*(a.astype(wide) for a in arrays))
+        return jax.tree.map(lambda a: a.astype(narrow), found)
+
+    return widened
 
 
 def _convolve(x: Array, kernel: Array, stride: int) -> Array:
@@ -64,7 +79,7 @@ def _backward(stride: int, saved: tuple[Array, Array], cotangent: Array) -> tupl
     return jax.lax.platform_dependent(
         *saved,
         cotangent,
-        cpu=partial(convolution_cpu.gradients, stride=stride),
+        cpu=_in_float32(partial(convolution_cpu.gradients, stride=stride)),
         default=gradients,
     )
 
@@ -99,4 +114,4 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         y = convolve(x, self.kernel[...], self.stride)
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else add_bias(y, self.bias[...])

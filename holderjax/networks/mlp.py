@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
+from holderjax.networks.layers import Linear
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -45,7 +47,7 @@ class MlpDecoder(nnx.Module):
     ) -> None:
         self.shape = shape
         self.layers = _layers((in_features, *hidden), rngs)
-        self.output = nnx.Linear(hidden[-1], prod(shape), rngs=rngs)
+        self.output = Linear(hidden[-1], prod(shape), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L"]) -> Float[Array, "B *shape"]:
         for layer in self.layers.values():
@@ -55,4 +57,4 @@ class MlpDecoder(nnx.Module):
 
 def _layers(sizes: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Dict:
     pairs = pairwise(sizes)
-    return nnx.Dict({f"hidden{i}": nnx.Linear(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)})
+    return nnx.Dict({f"hidden{i}": Linear(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)})

@@ -10,6 +10,7 @@ from flax import nnx
 
 from holderjax.networks.conv import image_size
 from holderjax.networks.convolution import Conv
+from holderjax.networks.layers import Linear
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -81,7 +82,7 @@ class ResidualDecoder(nnx.Module):
                 f"it cannot reach {shape[0]}"
             )
         self.width = widths[-1]
-        self.input = nnx.Linear(in_features, self.size**2 * self.width, rngs=rngs)
+        self.input = Linear(in_features, self.size**2 * self.width, rngs=rngs)
         pairs = zip(reversed(widths), (*reversed(widths[:-1]), width), strict=True)
         self.blocks = nnx.Dict(
             {f"block{i}": ResidualBlock(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)}

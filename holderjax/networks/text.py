@@ -13,6 +13,7 @@ import jax
 from flax import nnx
 
 from holderjax.networks.conv import halvings
+from holderjax.networks.layers import ConvTranspose, Embed, Linear, TextConv
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -36,10 +37,10 @@ class TextEncoder(nnx.Module):
             raise ValueError(f"shape: a text network needs [L], got {shape}")
         sizes = halvings(shape[0], _layers(shape[0]))
         self.features = sizes[-1] * width
-        self.embedding = nnx.Embed(num_symbols, width, rngs=rngs)
+        self.embedding = Embed(num_symbols, width, rngs=rngs)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": nnx.Conv(width, width, (4,), strides=2, padding="SAME", rngs=rngs)
+                f"conv{i}": TextConv(width, width, (4,), strides=2, padding="SAME", rngs=rngs)
                 for i in range(len(sizes) - 1)
             }
         )
@@ -62,16 +63,14 @@ class TextDecoder(nnx.Module):
         length, num_symbols = shape
         self.sizes = tuple(reversed(halvings(length, _layers(length))))
         self.width = width
-        self.input = nnx.Linear(in_features, self.sizes[0] * width, rngs=rngs)
+        self.input = Linear(in_features, self.sizes[0] * width, rngs=rngs)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": nnx.ConvTranspose(
-                    width, width, (4,), strides=2, padding="SAME", rngs=rngs
-                )
+                f"conv{i}": ConvTranspose(width, width, (4,), strides=2, padding="SAME", rngs=rngs)
                 for i in range(len(self.sizes) - 1)
             }
         )
-        self.output = nnx.Linear(width, num_symbols, rngs=rngs)
+        self.output = Linear(width, num_symbols, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B L K"]:
         x = self.input(x).reshape(-1, self.sizes[0], self.width)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from holderjax import data, models
 from holderjax.files import write_json
-from holderjax.likelihoods import Bernoulli, Categorical, Gaussian, Laplace
+from holderjax.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, Likelihood
 from holderjax.models.systems import Bound, ExpertWeights, Family, Kl, Prior, PrivatePrior
 from holderjax.naming import unknown
 from holderjax.networks import NETWORKS, TextDecoder, TextEncoder
@@ -56,6 +56,9 @@ class SharedConfig:
     """Size of each modality's private latent w; unused by systems without."""
     network: str = "mlp"
     """Encoders and decoders: mlp, conv or resnet."""
+    network_dtype: models.NetworkDtype = "float32"
+    """What they compute in; bfloat16 is for accelerators. Parameters, latents, pooling and
+    likelihoods are float32 either way."""
     order: int | None = None
     """Order n of the Hölder pool, alpha = 1/n; the system's own if not given, like all down to
     --family."""
@@ -135,6 +138,7 @@ class TrainConfig(SharedConfig):
             ("system", self.system, models.SYSTEMS),
             ("data", self.data, (self.data,) if data.is_own(self.data) else data.DATASETS),
             ("network", self.network, NETWORKS),
+            ("network_dtype", self.network_dtype, get_args(models.NetworkDtype)),
             ("decay", self.decay, ("constant", "cosine")),
             ("feed", self.feed, ("auto", "device", "stream")),
             *(
@@ -284,6 +288,7 @@ def modality_of(
     vocabulary: data.Vocabulary | None,
     binary: bool,
     noise: float | None,
+    dtype: models.NetworkDtype,
 ) -> models.Modality:
     """The networks and the likelihood that a modality of a data set gets.
 
@@ -293,6 +298,7 @@ def modality_of(
       vocabulary: of a text.
       binary: whether its values are yes or no.
       noise: its standard deviation, where it is Gaussian and known.
+      dtype: what the networks compute in.
 
     Returns:
       Texts are categorical, binary modalities Bernoulli, those of known noise Gaussian; all others
@@ -301,10 +307,12 @@ def modality_of(
     if vocabulary is not None:
         symbols = len(vocabulary.symbols)
         encoder = partial(TextEncoder, num_symbols=symbols)
-        return models.Modality(shape, encoder, TextDecoder, Categorical(symbols))
+        return models.Modality(shape, encoder, TextDecoder, Categorical(symbols), dtype=dtype)
     encoder, decoder = NETWORKS[network if len(shape) == 3 else "mlp"]
-    likelihood = Laplace(0.75) if noise is None else Gaussian(noise)
-    return models.Modality(shape, encoder, decoder, Bernoulli() if binary else likelihood)
+    likelihood: Likelihood = Laplace(0.75) if noise is None else Gaussian(noise)
+    if binary:
+        likelihood = Bernoulli()
+    return models.Modality(shape, encoder, decoder, likelihood, dtype=dtype)
 
 
 def data_facts(dataset: data.Dataset) -> dict[str, Any]:
@@ -343,6 +351,7 @@ def build_model(config: TrainConfig, facts: Mapping[str, Any]) -> models.Model:
                 vocabularies.get(name),
                 name in binary,
                 noise.get(name),
+                config.network_dtype,
             )
             for name, shape in facts["modalities"].items()
         },

@@ -57,6 +57,21 @@ def test_values_and_gradients_are_xla_s(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("width_in", "width"), [(2, 3), (2, 5)])
+def test_bfloat16_is_summed_in_float32(width_in, width, monkeypatch):
+    monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", 1)
+    shapes = (600, 3, 3, width_in), (3, 3, width_in, width), (600, 3, 3, width)
+    x, kernel, cotangent = (jnp.ones(shape, jnp.bfloat16) for shape in shapes)
+    y, pull = jax.vjp(lambda *a: convolve(*a, 1), x, kernel)
+    in_float32 = (a.astype(jnp.float32) for a in (x, kernel))
+    expected, pull_float32 = jax.vjp(lambda *a: reference(*a, 1), *in_float32)
+    gradients = zip(pull(cotangent), pull_float32(cotangent.astype(jnp.float32)), strict=True)
+    for one, other in ((y, expected), *gradients):
+        assert one.dtype == jnp.bfloat16
+        # Adding one to 256 leaves bfloat16 where it is; the sums are of up to 5,400 of them.
+        np.testing.assert_array_equal(one, other.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize(("stride", "bias"), [(1, True), (2, True), (1, False)])
 def test_a_layer_is_flax_s_alone_and_over_a_population(stride, bias):
     def layers(seed):

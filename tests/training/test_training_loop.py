@@ -78,6 +78,21 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(finished: Path, tmp_pa
     assert not same(*params)
 
 
+def test_a_run_with_networks_in_bfloat16(finished: Path, tmp_path: Path) -> None:
+    config = tiny_run.config(tmp_path / "a", network_dtype="bfloat16", steps=8)
+    train(config)
+    of_float32, rounded = (
+        np.array([line["loss"] for line in read_metrics(out)][:4]) for out in (finished, config.out)
+    )
+    assert (of_float32 != rounded).all()
+    np.testing.assert_allclose(rounded, of_float32, rtol=0.02)
+    run = load_run(config.out)
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {np.dtype(np.float32)}
+    assert {modality.dtype for modality in run.model.modalities.values()} == {"bfloat16"}
+    with pytest.raises(ValueError, match="network_dtype"):
+        train(tiny_run.config(config.out, resume=True))
+
+
 def test_a_run_is_read_back(finished: Path) -> None:
     last, best = load_run(finished), load_run(finished, "best")
     held_out = {x["step"]: x["test_loss"] for x in read_metrics(finished) if "test_loss" in x}
