@@ -41,6 +41,8 @@ class Config:
     batches: tuple[int, ...] = (64, 1024, 4096)
     most_bytes: int = 1 << 29
     rounds: int = 5
+    at_least: float = 0.03
+    """Seconds in a round, for each side; calls that take longer are made once."""
     compiled: bool = True
     """Time torch.compile as well."""
     memory_modalities: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -111,6 +113,21 @@ def sides(arrays: list[np.ndarray], config: Config) -> dict[str, dict[str, Calla
     return found
 
 
+def seconds(call: Callable[[], object], at_least: float) -> float:
+    """The median of calls that take ``at_least`` seconds together, after one that is not timed.
+
+    That one compiles, and the threads of the other side, which wait for more work by spinning, have
+    gone to sleep when it ends.
+    """
+    call()
+    times = []
+    while not times or sum(times) < at_least:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def measure(count: int, batch: int, dim: int, config: Config) -> list[dict[str, object]]:
     """A row for the forward pass and one for the gradient."""
     rng = np.random.default_rng(0)
@@ -119,12 +136,9 @@ def measure(count: int, batch: int, dim: int, config: Config) -> list[dict[str, 
     rows = []
     for kind in ("forward", "gradient"):
         times: dict[str, list[float]] = {name: [] for name in functions}
-        for i in range(config.rounds + 1):
+        for _ in range(config.rounds):
             for name, each in functions.items():
-                start = time.perf_counter()
-                each[kind]()
-                # The first call compiles.
-                times[name] += [time.perf_counter() - start] if i else []
+                times[name].append(seconds(each[kind], config.at_least))
         medians = {name: statistics.median(each) for name, each in times.items()}
         ratios = {name: medians["holderjax"] / x for name, x in medians.items()}
         del ratios["holderjax"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from math import log, pi
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -82,16 +83,18 @@ class DiagGaussian(LocationScale):
 def sum_over_dims(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     """The sum over the last axis.
 
-    As a product with ones: on a CPU, XLA adds up a row one number after another, and computes what
-    it adds in the same loop, neither with vector instructions.
-
-    Args:
-      x: float32 or wider.
-
-    Returns:
-      Sums at the full precision of the type; accelerators must not round the product's factors.
+    On a CPU as a product with ones: XLA adds up a row one number after another there, and computes
+    what it adds in the same loop, neither with vector instructions.
     """
-    return jnp.matmul(x, jnp.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.platform_dependent(x, cpu=_product_with_ones, default=_sum)
+
+
+def _product_with_ones(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+    return x @ np.ones(x.shape[-1], x.dtype)
+
+
+def _sum(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+    return x.sum(axis=-1)
 
 
 def check_broadcast(*shapes: tuple[int, ...]) -> None:
@@ -187,36 +190,59 @@ def log_bhattacharyya(p: DiagGaussian, q: DiagGaussian) -> Float[Array, "..."]:
     Returns:
       log S, [...], at most zero, and zero where p = q.
     """
+    return log_overlap(p, q, _num_parts(p.mean.shape[-1]))
+
+
+def log_overlap(p: DiagGaussian, q: DiagGaussian, num_parts: int = 1) -> Float[Array, "..."]:
+    """`log_bhattacharyya`, with one logarithm for ``num_parts`` coordinates: a divisor of D."""
     check_broadcast(p.mean.shape, q.mean.shape)
-    return _log_overlap(p.mean, p.log_var, q.mean, q.log_var)
+    return _log_overlap(num_parts, p.mean, p.log_var, q.mean, q.log_var)
 
 
-@jax.custom_jvp
+def _num_parts(dim: int) -> int:
+    """Eight at most, as the product of so many is far from underflow; each of eight or more."""
+    return next(n for n in (8, 4, 2, 1) if n == 1 or (dim % n == 0 and dim >= 8 * n))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_overlap(
+    num_parts: int,
     mean_p: Float[Array, "... D"],
     log_var_p: Float[Array, "... D"],
     mean_q: Float[Array, "... D"],
     log_var_q: Float[Array, "... D"],
 ) -> Float[Array, "..."]:
-    r"""`log_bhattacharyya`, of arrays that broadcast.
+    r"""`log_overlap`, of arrays that broadcast.
 
-    With :math:`h = |\log v_p - \log v_q|` its bracket is :math:`-\log\cosh(h/2)`, which is
-    :math:`-h/2 - \log\frac12(1 + e^{-h})`: exact for equal Gaussians, and all in one pass of two
-    exponentials and a logarithm. A pool takes it of every pair of its experts, so it is not left to
-    `normalized_geometric_mean`.
+    With :math:`h = |\log v_p - \log v_q|` the bracket is :math:`-\log\cosh(h/2)`, which is
+    :math:`-h/2 - \log\frac12(1 + e^{-h})`: exact for equal Gaussians, and all in one pass. A pool
+    takes it of every pair of its experts, so it is not left to `normalized_geometric_mean`, and
+    logarithms are taken of products.
     """
-    h = jnp.abs(log_var_p - log_var_q)
-    log_cosh = 0.5 * h + jnp.log(0.5 + 0.5 * jnp.exp(-h))
-    distance = 0.25 * jnp.square(mean_p - mean_q) * _mean_precision(log_var_p, log_var_q)
-    return -0.5 * sum_over_dims(log_cosh + distance)
+    parts = zip(
+        *(jnp.split(x, num_parts, axis=-1) for x in (mean_p, log_var_p, mean_q, log_var_q)),
+        strict=True,
+    )
+    total, product = jnp.zeros(()), jnp.ones(())
+    for m_p, l_p, m_q, l_q in parts:
+        h = jnp.abs(l_p - l_q)
+        cosh = 0.5 + 0.5 * jnp.exp(-h)  # times exp(-h/2)
+        precision = jnp.exp(-jnp.maximum(l_p, l_q)) / cosh
+        total += 0.5 * h + 0.25 * jnp.square(m_p - m_q) * precision
+        product *= cosh
+    return -0.5 * sum_over_dims(total + jnp.log(product))
 
 
 @_log_overlap.defjvp
-def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+def _(
+    num_parts: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
     # Autodiff would keep every step of the above for each pair: this needs the arguments alone.
     mean_p, log_var_p, mean_q, log_var_q = primals
     d_mean_p, d_log_var_p, d_mean_q, d_log_var_q = tangents
-    difference, precision = mean_p - mean_q, _mean_precision(log_var_p, log_var_q)
+    sum_over_largest = 1.0 + jnp.exp(-jnp.abs(log_var_p - log_var_q))
+    precision = 2.0 * jnp.exp(-jnp.maximum(log_var_p, log_var_q)) / sum_over_largest
+    difference = mean_p - mean_q
     tanh = jnp.tanh(0.5 * (log_var_p - log_var_q))
     half_distance = 0.0625 * jnp.square(difference) * precision
     odd = (half_distance - 0.25) * tanh
@@ -225,10 +251,4 @@ def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, A
         + (half_distance + odd) * d_log_var_p
         + (half_distance - odd) * d_log_var_q
     )
-    return _log_overlap(*primals), sum_over_dims(tangent)
-
-
-def _mean_precision(log_var_p: Array, log_var_q: Array) -> Array:
-    """2 / (v_p + v_q)."""
-    sum_over_largest = 1.0 + jnp.exp(-jnp.abs(log_var_p - log_var_q))
-    return 2.0 * jnp.exp(-jnp.maximum(log_var_p, log_var_q)) / sum_over_largest
+    return _log_overlap(num_parts, *primals), sum_over_dims(tangent)

@@ -24,6 +24,7 @@ import numpy as np
 from holderjax.pooling.gaussian import (
     DiagGaussian,
     log_bhattacharyya,
+    log_overlap,
     normalized_geometric_mean,
 )
 from holderjax.pooling.inputs import present_experts
@@ -31,6 +32,9 @@ from holderjax.pooling.mixture import PooledPosterior, draw_components, gather
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+# Experts up to which overlaps are taken by rows: each row is compiled for itself.
+MOST_ROWS = 16
 
 
 @jax.tree_util.register_dataclass
@@ -190,8 +194,21 @@ def holder_sample(
 
 def _log_power(experts: DiagGaussian, log_weights: Array, order: int, z: Array) -> Array:
     """n log sum_j w_j q_j(z)^(1/n): the pool's density without its normaliser."""
-    powers = jax.vmap(lambda q, log_w: log_w + q.log_prob(z) / order)(experts, log_weights)
+
+    def power(q: DiagGaussian, log_w: Array) -> Array:
+        return log_w + q.log_prob(z) / order
+
+    count = len(log_weights)
+    if count <= MOST_ROWS:
+        each = (power(_part(experts, i), log_weights[i]) for i in range(count))
+        powers = jnp.stack(list(each))
+    else:
+        powers = jax.vmap(power)(experts, log_weights)
     return order * jax.nn.logsumexp(powers, axis=0)
+
+
+def _part(experts: DiagGaussian, at: Any) -> DiagGaussian:
+    return jax.tree.map(lambda x: x[at], experts)
 
 
 def _check_order(order: int) -> int:
@@ -266,10 +283,32 @@ def _log_integrals(experts: DiagGaussian, order: int) -> Float[Array, "K ..."]:
 
 
 def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:
-    """log S_ij of all pairs i < j in lexicographic order, M of them at a time.
+    """log S_ij of all pairs i < j in lexicographic order."""
+    count = experts.mean.shape[0]
+    if count == 1:
+        return jnp.zeros((0, *experts.mean.shape[1:-1]), experts.mean.dtype)
+    return (_overlaps_by_rows if count <= MOST_ROWS else _overlaps_by_rotations)(experts)
 
-    Pairs are those of the experts with themselves, rotated by 1 .. M // 2 places: contiguous
-    slices, each pair once. If M is even, the last rotation lays one half over the other.
+
+@jax.custom_jvp
+def _overlaps_by_rows(experts: DiagGaussian) -> Float[Array, "P ..."]:
+    """Each expert with all that follow it: the faster way, as it copies none and needs no loop."""
+    rows = range(experts.mean.shape[0] - 1)
+    return jnp.concatenate(
+        [log_bhattacharyya(_part(experts, i), _part(experts, slice(i + 1, None))) for i in rows]
+    )
+
+
+@_overlaps_by_rows.defjvp
+def _(primals: tuple[DiagGaussian], tangents: tuple[DiagGaussian]) -> tuple[Array, Array]:
+    # Rows of unequal length would each keep experts of their own for the gradient.
+    return jax.jvp(_overlaps_by_rotations, primals, tangents)
+
+
+def _overlaps_by_rotations(experts: DiagGaussian) -> Float[Array, "P ..."]:
+    """Half of the experts' pairs with themselves, rotated by 1 .. M // 2 places: M at a time.
+
+    Contiguous slices, each pair once. If M is even, the last rotation lays one half over the other.
     """
     count = experts.mean.shape[0]
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), experts)
@@ -277,7 +316,7 @@ def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:
     @jax.checkpoint
     def rotated(places: Int[Array, ""]) -> Float[Array, "M ..."]:
         others = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, places, count), twice)
-        return log_bhattacharyya(experts, others)
+        return log_overlap(experts, others)
 
     found, whole = [], (count - 1) // 2
     if whole:
@@ -285,16 +324,14 @@ def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:
         found.append(rows.reshape(-1, *rows.shape[2:]))
     if count % 2 == 0:
         halves = slice(count // 2), slice(count // 2, count)
-        first, last = (jax.tree.map(lambda x, half=half: x[half], experts) for half in halves)
-        found.append(jax.checkpoint(log_bhattacharyya)(first, last))
-    if not found:
-        return jnp.zeros((0, *experts.mean.shape[1:-1]), experts.mean.dtype)
+        first, last = (_part(experts, half) for half in halves)
+        found.append(jax.checkpoint(log_overlap)(first, last))
     return jnp.concatenate(found)[_rotation_order(count)]
 
 
 @lru_cache
 def _rotation_order(count: int) -> np.ndarray:
-    """Where `_log_overlaps` finds the pairs (0, 1), (0, 2), ... among its rotations."""
+    """Where `_overlaps_by_rotations` finds the pairs (0, 1), (0, 2), ... among its rotations."""
     pairs = [(j, (j + r) % count) for r in range(1, count // 2 + 1) for j in range(count)]
     place: dict[tuple[int, int], int] = {}
     for k, (i, j) in enumerate(pairs):
