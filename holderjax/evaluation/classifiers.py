@@ -28,7 +28,7 @@ from flax import nnx
 from holderjax import data
 from holderjax.evaluation.progress import track
 from holderjax.files import replacing
-from holderjax.networks.convolution import Conv
+from holderjax.networks.layers import Conv
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
-from holderjax.networks.convolution import Conv
-from holderjax.networks.layers import ConvTranspose, Linear
+from holderjax.networks.layers import Conv, ConvTranspose, Linear
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -61,7 +60,7 @@ class ConvDecoder(nnx.Module):
         pairs = pairwise(channels)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": ConvTranspose(m, n, (3, 3), strides=2, padding="SAME", rngs=rngs)
+                f"conv{i}": ConvTranspose(m, n, (3, 3), strides=2, rngs=rngs)
                 for i, (m, n) in enumerate(pairs)
             }
         )

@@ -1,4 +1,9 @@
-"""Convolutions of images whose gradient is as fast on a CPU as it should be."""
+"""Convolutions of images, and to images, that are as fast on a CPU as they should be.
+
+There they are products of matrices, and so are their gradients. XLA's own, which accelerators get,
+take up to twice as long there, their gradients five times, and those of transposed convolutions
+twenty to eighty times inside a compiled loop, as training steps are.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +13,33 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 
 from holderjax.networks import convolution_cpu
-from holderjax.networks.layers import add_bias
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# Flax's own default.
-LECUN = nnx.initializers.lecun_normal()
-
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], stride: int
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
 ) -> Float[Array, "B h w F"]:
     """A convolution, padded such that size / stride is left, rounded up.
 
-    On a CPU it is a product of matrices, and its gradient two more: XLA's own, which accelerators
-    get, takes up to twice as long there, and five times for the gradient inside a compiled loop, as
-    training steps are.
-
     Args:
       x: images.
-      kernel: square.
-      stride: in both directions.
+      kernel: with as much padding before as after, or one less before, at stride 1.
+      strides: of height and width.
 
     Returns:
-      Images of ``ceil(H / stride)`` by ``ceil(W / stride)``.
+      Images of ``ceil(H / strides[0])`` by ``ceil(W / strides[1])``.
     """
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=_in_float32(partial(convolution_cpu.convolve, stride=stride)),
-        default=partial(_convolve, stride=stride),
+        cpu=_in_float32(partial(convolution_cpu.convolve, strides=strides)),
+        default=partial(_convolve, strides=strides),
     )
 
 
@@ -58,28 +55,28 @@ def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     return widened
 
 
-def _convolve(x: Array, kernel: Array, stride: int) -> Array:
+def _convolve(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
-        convolution_cpu.paddings(x, len(kernel), stride),
+        strides,
+        convolution_cpu.paddings(x, kernel.shape[:2], strides),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return convolve(x, kernel, stride), (x, kernel)
+def _forward(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Any]:
+    return convolve(x, kernel, strides), (x, kernel)
 
 
-def _backward(stride: int, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _backward(strides: tuple[int, int], saved: Any, cotangent: Array) -> tuple[Array, Array]:
     def gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-        return jax.vjp(partial(_convolve, stride=stride), x, kernel)[1](cotangent)
+        return jax.vjp(partial(_convolve, strides=strides), x, kernel)[1](cotangent)
 
     return jax.lax.platform_dependent(
         *saved,
         cotangent,
-        cpu=_in_float32(partial(convolution_cpu.gradients, stride=stride)),
+        cpu=_in_float32(partial(convolution_cpu.gradients, strides=strides)),
         default=gradients,
     )
 
@@ -87,31 +84,58 @@ def _backward(stride: int, saved: tuple[Array, Array], cotangent: Array) -> tupl
 convolve.defvjp(_forward, _backward)
 
 
-class Conv(nnx.Conv):
-    """Flax's convolution with a square kernel [k, k, C, F], by `convolve`."""
+def convolve_transposed(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
+) -> Float[Array, "B h w F"]:
+    """`jax.lax.conv_transpose` with its padding "SAME".
 
-    def __init__(
-        self,
-        width_in: int,
-        width_out: int,
-        side: int,
-        stride: int = 1,
-        *,
-        use_bias: bool = True,
-        kernel_init: nnx.Initializer = LECUN,
-        rngs: nnx.Rngs,
-    ) -> None:
-        super().__init__(
-            width_in,
-            width_out,
-            (side, side),
-            strides=stride,
-            use_bias=use_bias,
-            kernel_init=kernel_init,
-            rngs=rngs,
-        )
-        self.stride = stride
+    Args:
+      x: images.
+      kernel: each side at least as long as its stride.
+      strides: of height and width.
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        y = convolve(x, self.kernel[...], self.stride)
-        return y if self.bias is None else add_bias(y, self.bias[...])
+    Returns:
+      Images of ``H strides[0]`` by ``W strides[1]``.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(_convolve_to_pixels, strides=strides),
+        default=partial(jax.lax.conv_transpose, strides=strides, padding="SAME"),
+    )
+
+
+def _convolve_to_pixels(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+    """A convolution whose channels are those of all the pixels that come of one."""
+    (batch, height, width, _), (down, across) = x.shape, strides
+    rows, before_row = _taps(kernel.shape[0], down)
+    columns, before_column = _taps(kernel.shape[1], across)
+    taps = (jnp.asarray(x, kernel.dtype) for x in (rows, columns))
+    kernel = jnp.einsum("apk,bql,klcf->abcpqf", *taps, kernel)
+    kernel = kernel.reshape(*kernel.shape[:3], -1)
+    # `convolve` begins a place later than this where the side is even.
+    x = jnp.pad(x, ((0, 0), (before_row, 0), (before_column, 0), (0, 0)))
+    y = convolve(x, kernel, (1, 1))[:, :height, :width]
+    y = y.reshape(batch, height, width, down, across, -1)
+    return y.swapaxes(2, 3).reshape(batch, height * down, width * across, -1)
+
+
+def _taps(side: int, stride: int) -> tuple[Float[np.ndarray, "a p k"], int]:
+    """Which element k of a kernel meets neighbour a of a pixel in what becomes its part p.
+
+    Returns:
+      Ones and zeros, and how many places before those of `convolve` the neighbours begin.
+    """
+    # As in `jax.lax.conv_transpose`: part p and element k meet where stride divides this.
+    first = side - 1 if stride > side - 1 else -(-(side + stride - 2) // 2)
+    meetings = [
+        ((part + k - first) // stride, part, k)
+        for part in range(stride)
+        for k in range(side)
+        if (part + k - first) % stride == 0
+    ]
+    least, most = min(meetings)[0], max(meetings)[0]
+    taps = np.zeros((most - least + 1, stride, side), np.float32)
+    for neighbour, part, k in meetings:
+        taps[neighbour - least, part, k] = 1.0
+    return taps, -least - (len(taps) - 1) // 2

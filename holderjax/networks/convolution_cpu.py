@@ -22,45 +22,48 @@ CACHE_BYTES = 1 << 22
 
 
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], stride: int
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
 ) -> Float[Array, "B h w F"]:
     """What `holderjax.networks.convolution.convolve` says."""
-    if _shifts_are_less(kernel, stride):
+    if _shifts_are_less(kernel, strides):
         return _convolve_shifts(x, kernel)
-    return _convolve_patches(x, kernel, stride)
+    return _convolve_patches(x, kernel, strides)
 
 
 def gradients(
     x: Float[Array, "B H W C"],
-    kernel: Float[Array, "k k C F"],
+    kernel: Float[Array, "k l C F"],
     cotangent: Float[Array, "B h w F"],
-    stride: int,
-) -> tuple[Float[Array, "B H W C"], Float[Array, "k k C F"]]:
+    strides: tuple[int, int],
+) -> tuple[Float[Array, "B H W C"], Float[Array, "k l C F"]]:
     """Of `convolve`, to images and kernel; what it laid out is made again."""
-    if _shifts_are_less(kernel, stride):
+    if _shifts_are_less(kernel, strides):
         return _gradients_shifts(x, kernel, cotangent)
-    return _gradients_patches(x, kernel, cotangent, stride)
+    return _gradients_patches(x, kernel, cotangent, strides)
 
 
-def paddings(x: Float[Array, "B H W C"], side: int, stride: int) -> list[tuple[int, int]]:
+def paddings(
+    x: Float[Array, "B H W C"], sides: tuple[int, int], strides: tuple[int, int]
+) -> list[tuple[int, int]]:
     """Before and after, of height and width."""
-    before = (side - 1) // 2
+    each = zip(sides, strides, _sizes(x, strides), x.shape[1:3], strict=True)
     return [
-        (before, max(0, (result - 1) * stride + side - size - before))
-        for size, result in zip(x.shape[1:3], _sizes(x, stride), strict=True)
+        ((side - 1) // 2, max(0, (count - 1) * stride + side // 2 + 1 - size))
+        for side, stride, count, size in each
     ]
 
 
-def _sizes(x: Float[Array, "B H W C"], stride: int) -> tuple[int, int]:
+def _sizes(x: Float[Array, "B H W C"], strides: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the result."""
-    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    return -(-x.shape[1] // strides[0]), -(-x.shape[2] // strides[1])
 
 
-def _shifts_are_less(kernel: Array, stride: int) -> bool:
+def _shifts_are_less(kernel: Array, strides: tuple[int, int]) -> bool:
     """Whether shifts can be used, and lay out fewer numbers than patches."""
-    side, _, width_in, width = kernel.shape
+    side, other, width_in, width = kernel.shape
     # An odd side sees as many neighbours on the left as on the right: the gradient is made alike.
-    return stride == 1 and side % 2 == 1 and width_in + width <= side * width_in
+    alike = strides == (1, 1) and side == other and side % 2 == 1
+    return alike and width_in + width <= side * width_in
 
 
 def _convolve_shifts(x: Array, kernel: Array) -> Array:
@@ -119,15 +122,15 @@ def _add_rows(shares: Float[Array, "b H W kF"], side: int) -> Float[Array, "b H 
     return sum(_shift(share, i - side // 2, 1) for i, share in enumerate(each))
 
 
-def _convolve_patches(x: Array, kernel: Array, stride: int) -> Array:
+def _convolve_patches(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    parts = _in_parts(x, _patch_numbers(x, kernel, stride))
-    y = jax.lax.map(lambda x: _patches(x, len(kernel), stride) @ matrix, parts)
+    parts = _in_parts(x, _patch_numbers(x, kernel, strides))
+    y = jax.lax.map(lambda x: _patches(x, kernel.shape[:2], strides) @ matrix, parts)
     return y.reshape(-1, *y.shape[2:])
 
 
 def _gradients_patches(
-    x: Array, kernel: Array, cotangent: Array, stride: int
+    x: Array, kernel: Array, cotangent: Array, strides: tuple[int, int]
 ) -> tuple[Array, Array]:
     width = kernel.shape[-1]
     # Folded into the product, the transposition would make that take twice as long.
@@ -135,31 +138,34 @@ def _gradients_patches(
 
     def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, cotangent = part
-        patches, to_image = jax.vjp(lambda x: _patches(x, len(kernel), stride), x)
+        patches, to_image = jax.vjp(lambda x: _patches(x, kernel.shape[:2], strides), x)
         total = total + jnp.einsum("bhwf,bhwp->fp", cotangent, patches)
         return total, *to_image(cotangent @ transposed)
 
-    x_parts = _in_parts(x, _patch_numbers(x, kernel, stride))
+    x_parts = _in_parts(x, _patch_numbers(x, kernel, strides))
     parts = x_parts, cotangent.reshape(*x_parts.shape[:2], *cotangent.shape[1:])
     total, x_gradient = jax.lax.scan(one_part, jnp.zeros_like(transposed), parts)
     return x_gradient.reshape(x.shape), total.T.reshape(kernel.shape)
 
 
-def _patch_numbers(x: Array, kernel: Array, stride: int) -> int:
+def _patch_numbers(x: Array, kernel: Array, strides: tuple[int, int]) -> int:
     """How many of an image's patches lie beside the image itself: none for kernels of one."""
-    height, width = _sizes(x, stride)
-    side, _, width_in, _ = kernel.shape
-    return height * width * (side**2 - 1) * width_in
+    height, width = _sizes(x, strides)
+    rows, columns, width_in, _ = kernel.shape
+    return height * width * (rows * columns - 1) * width_in
 
 
-def _patches(x: Float[Array, "b H W C"], side: int, stride: int) -> Float[Array, "b h w kkC"]:
+def _patches(
+    x: Float[Array, "b H W C"], sides: tuple[int, int], strides: tuple[int, int]
+) -> Float[Array, "b h w klC"]:
     """Beside each element of the result all that it is a sum over."""
-    height, width = _sizes(x, stride)
-    x = jnp.pad(x, ((0, 0), *paddings(x, side, stride), (0, 0)))
-    rows = [x[:, :, i : i + width * stride : stride] for i in range(side)]
+    (down, across), (height, width) = strides, _sizes(x, strides)
+    x = jnp.pad(x, ((0, 0), *paddings(x, sides, strides), (0, 0)))
+    each = [x[:, :, i : i + width * across : across] for i in range(sides[1])]
     # In two steps: XLA would compile a loop for each element of the kernel.
-    x = optimization_barrier(jnp.concatenate(rows, axis=-1))
-    return jnp.concatenate([x[:, i : i + height * stride : stride] for i in range(side)], axis=-1)
+    x = optimization_barrier(jnp.concatenate(each, axis=-1))
+    each = [x[:, i : i + height * down : down] for i in range(sides[0])]
+    return jnp.concatenate(each, axis=-1)
 
 
 def _in_parts(x: Float[Array, "B H W C"], laid_out: int) -> Float[Array, "parts b H W C"]:

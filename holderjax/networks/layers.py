@@ -12,8 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from holderjax.networks.convolution import convolve, convolve_transposed
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
+
+# Flax's own default.
+LECUN = nnx.initializers.lecun_normal()
 
 
 def add_bias(y: Float[Array, "... F"], bias: Float[Array, " F"]) -> Float[Array, "... F"]:
@@ -30,27 +35,58 @@ class Linear(nnx.Linear):
         return add_bias(x @ self.kernel[...], self.bias[...])
 
 
-class TextConv(nnx.Conv):
-    """A convolution along the text."""
+class Conv(nnx.Conv):
+    """Of images, with a square kernel [k, k, C, F], by `convolve`."""
 
-    def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
-        y = jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...],
-            (self.strides,),
-            self.padding,
-            dimension_numbers=("NWC", "WIO", "NWC"),
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        side: int,
+        stride: int = 1,
+        *,
+        use_bias: bool = True,
+        kernel_init: nnx.Initializer = LECUN,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            width_in,
+            width_out,
+            (side, side),
+            strides=stride,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            rngs=rngs,
         )
-        return add_bias(y, self.bias[...])
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        y = convolve(x, self.kernel[...], (self.stride, self.stride))
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class ConvTranspose(nnx.ConvTranspose):
-    """A transposed convolution of images or along texts."""
+    """To images as many times as large as ``strides``, one number, says."""
 
-    def __call__(self, x: Float[Array, "B ... C"]) -> Float[Array, "B ... F"]:
-        strides = (self.strides,) * (x.ndim - 2)
-        y = jax.lax.conv_transpose(x, self.kernel[...], strides, self.padding)
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        y = convolve_transposed(x, self.kernel[...], (self.strides, self.strides))
         return add_bias(y, self.bias[...])
+
+
+class TextConv(nnx.Conv):
+    """Along texts, as if they were images of one column."""
+
+    def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
+        y = convolve(x[:, :, None], self.kernel[...][:, None], (self.strides, 1))
+        return add_bias(y[:, :, 0], self.bias[...])
+
+
+class TextConvTranspose(nnx.ConvTranspose):
+    """To texts as many times as long as ``strides`` says."""
+
+    def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
+        y = convolve_transposed(x[:, :, None], self.kernel[...][:, None], (self.strides, 1))
+        return add_bias(y[:, :, 0], self.bias[...])
 
 
 class Embed(nnx.Embed):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.networks.conv import image_size
-from holderjax.networks.convolution import Conv
-from holderjax.networks.layers import Linear
+from holderjax.networks.layers import Conv, Linear
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from holderjax.networks.conv import halvings
-from holderjax.networks.layers import ConvTranspose, Embed, Linear, TextConv
+from holderjax.networks.layers import Embed, Linear, TextConv, TextConvTranspose
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -40,7 +40,7 @@ class TextEncoder(nnx.Module):
         self.embedding = Embed(num_symbols, width, rngs=rngs)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": TextConv(width, width, (4,), strides=2, padding="SAME", rngs=rngs)
+                f"conv{i}": TextConv(width, width, (4,), strides=2, rngs=rngs)
                 for i in range(len(sizes) - 1)
             }
         )
@@ -66,7 +66,7 @@ class TextDecoder(nnx.Module):
         self.input = Linear(in_features, self.sizes[0] * width, rngs=rngs)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": ConvTranspose(width, width, (4,), strides=2, padding="SAME", rngs=rngs)
+                f"conv{i}": TextConvTranspose(width, width, (4,), strides=2, rngs=rngs)
                 for i in range(len(self.sizes) - 1)
             }
         )

@@ -90,7 +90,8 @@ def sum_over_dims(x: Float[Array, "... D"]) -> Float[Array, "..."]:
 
 
 def _product_with_ones(x: Float[Array, "... D"]) -> Float[Array, "..."]:
-    return x @ np.ones(x.shape[-1], x.dtype)
+    # At the full precision of the type, whatever products of networks are set to.
+    return jnp.matmul(x, np.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
 def _sum(x: Float[Array, "... D"]) -> Float[Array, "..."]:

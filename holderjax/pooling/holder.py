@@ -33,7 +33,8 @@ from holderjax.pooling.mixture import PooledPosterior, draw_components, gather
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-# Experts up to which overlaps are taken by rows: each row is compiled for itself.
+# Experts up to which densities and overlaps are written out expert by expert. That is faster than a
+# loop, or than one program over all of them, and takes longer to compile.
 MOST_ROWS = 16
 
 

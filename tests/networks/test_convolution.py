@@ -9,22 +9,33 @@ import pytest
 from flax import nnx
 
 from holderjax.networks import convolution_cpu
-from holderjax.networks.convolution import Conv, convolve
+from holderjax.networks.convolution import convolve, convolve_transposed
+from holderjax.networks.layers import Conv
 
 
-def reference(x, kernel, stride):
+def reference(x, kernel, strides):
     """With as much padding as could be, and what it adds cut off."""
-    before = (len(kernel) - 1) // 2
-    after = len(kernel) - 1 - before + stride - 1
+    before = [(side - 1) // 2 for side in kernel.shape[:2]]
+    after = [side - 1 + by for side, by in zip(kernel.shape[:2], strides, strict=True)]
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
-        ((before, after), (before, after)),
+        strides,
+        list(zip(before, after, strict=True)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    height, width = (-(-size // stride) for size in x.shape[1:3])
+    height, width = (-(-size // by) for size, by in zip(x.shape[1:3], strides, strict=True))
     return y[:, :height, :width]
+
+
+def assert_same(function, expected, x, kernel):
+    """In value and in both gradients."""
+    y, pull = jax.vjp(function, x, kernel)
+    other, other_pull = jax.vjp(expected, x, kernel)
+    assert y.shape == other.shape
+    cotangent = jax.random.normal(jax.random.key(2), y.shape)
+    for one, two in zip((y, *pull(cotangent)), (other, *other_pull(cotangent)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
 # The kernel's side, stride, the image's height, channels of images and of the result. On a CPU,
@@ -44,17 +55,37 @@ def test_values_and_gradients_are_xla_s(
     side, stride, size, width_in, width, cache_bytes, monkeypatch
 ):
     monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", cache_bytes)
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (6, size, size + 1, width_in))
     kernel = jax.random.normal(keys[1], (side, side, width_in, width))
-    y = convolve(x, kernel, stride)
-    assert y.shape == (6, -(-size // stride), -(-(size + 1) // stride), width)
-    np.testing.assert_allclose(y, reference(x, kernel, stride), rtol=1e-5, atol=1e-5)
-    cotangent = jax.random.normal(keys[2], y.shape)
-    found = jax.vjp(lambda *a: convolve(*a, stride), x, kernel)[1](cotangent)
-    expected = jax.vjp(lambda *a: reference(*a, stride), x, kernel)[1](cotangent)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    strides = stride, stride
+    assert convolve(x, kernel, strides).shape[1:3] == (-(-size // stride), -(-(size + 1) // stride))
+    assert_same(lambda *a: convolve(*a, strides), lambda *a: reference(*a, strides), x, kernel)
+
+
+@pytest.mark.parametrize("sides", [(4, 1), (1, 3), (2, 3)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 2)])
+def test_kernels_need_not_be_square(sides, strides):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 7, 4, 2))
+    kernel = jax.random.normal(keys[1], (*sides, 2, 3))
+    assert_same(lambda *a: convolve(*a, strides), lambda *a: reference(*a, strides), x, kernel)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1), (3, 2)])
+@pytest.mark.parametrize("sides", [(3, 3), (4, 4), (4, 1), (2, 5), (6, 3)])
+def test_transposed_convolutions_are_xla_s(sides, strides):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 5, 3, 2))
+    kernel = jax.random.normal(keys[1], (*sides, 2, 3))
+    assert_same(
+        lambda *a: convolve_transposed(*a, strides),
+        lambda *a: jax.lax.conv_transpose(*a, strides, "SAME"),
+        x,
+        kernel,
+    )
+    rounded = convolve_transposed(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), strides)
+    assert rounded.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(("width_in", "width"), [(2, 3), (2, 5)])
@@ -62,9 +93,9 @@ def test_bfloat16_is_summed_in_float32(width_in, width, monkeypatch):
     monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", 1)
     shapes = (600, 3, 3, width_in), (3, 3, width_in, width), (600, 3, 3, width)
     x, kernel, cotangent = (jnp.ones(shape, jnp.bfloat16) for shape in shapes)
-    y, pull = jax.vjp(lambda *a: convolve(*a, 1), x, kernel)
+    y, pull = jax.vjp(lambda *a: convolve(*a, (1, 1)), x, kernel)
     in_float32 = (a.astype(jnp.float32) for a in (x, kernel))
-    expected, pull_float32 = jax.vjp(lambda *a: reference(*a, 1), *in_float32)
+    expected, pull_float32 = jax.vjp(lambda *a: reference(*a, (1, 1)), *in_float32)
     gradients = zip(pull(cotangent), pull_float32(cotangent.astype(jnp.float32)), strict=True)
     for one, other in ((y, expected), *gradients):
         assert one.dtype == jnp.bfloat16
@@ -94,7 +125,7 @@ def test_a_layer_is_flax_s_alone_and_over_a_population(stride, bias):
         gradient(flax, x),
     )
     kernels = jnp.stack([layers(seed)[0].kernel[...] for seed in range(3)])
-    together = jax.vmap(jax.grad(lambda k: jnp.sum(convolve(x, k, stride) ** 2)))(kernels)
+    together = jax.vmap(jax.grad(lambda k: jnp.sum(convolve(x, k, (stride, stride)) ** 2)))(kernels)
     for kernel, found in zip(kernels, together, strict=True):
-        alone = jax.grad(lambda k: jnp.sum(reference(x, k, stride) ** 2))(kernel)
+        alone = jax.grad(lambda k: jnp.sum(reference(x, k, (stride, stride)) ** 2))(kernel)
         np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-3)
