@@ -2,7 +2,7 @@
 
 There they are products of matrices, and so are their gradients. XLA's own, which accelerators get,
 take up to twice as long there, their gradients five times, and those of transposed convolutions
-twenty to eighty times inside a compiled loop, as training steps are.
+ten to eighty times inside a compiled loop, as training steps are.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _convolve_to_pixels(x: Array, kernel: Array, strides: tuple[int, int]) -> Ar
     (batch, height, width, _), (down, across) = x.shape, strides
     rows, before_row = _taps(kernel.shape[0], down)
     columns, before_column = _taps(kernel.shape[1], across)
-    taps = (jnp.asarray(x, kernel.dtype) for x in (rows, columns))
+    taps = (jnp.asarray(each, kernel.dtype) for each in (rows, columns))
     kernel = jnp.einsum("apk,bql,klcf->abcpqf", *taps, kernel)
     kernel = kernel.reshape(*kernel.shape[:3], -1)
     # `convolve` begins a place later than this where the side is even.
