@@ -60,7 +60,7 @@ class ConvDecoder(nnx.Module):
         pairs = pairwise(channels)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": ConvTranspose(m, n, (3, 3), strides=2, rngs=rngs)
+                f"conv{i}": ConvTranspose(m, n, 3, stride=2, rngs=rngs)
                 for i, (m, n) in enumerate(pairs)
             }
         )

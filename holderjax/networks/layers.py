@@ -1,7 +1,7 @@
 """Flax's layers in whatever type they are given, their gradients summed in float32.
 
 A bias gets a gradient from every pixel of a batch. In bfloat16, which has 8 bits, a sum stops
-growing after some hundred terms.
+growing after some hundred terms. Of Flax's options each takes those that it heeds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def add_bias(y: Float[Array, "... F"], bias: Float[Array, " F"]) -> Float[Array,
 
 class Linear(nnx.Linear):
     """x W + b."""
+
+    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(width_in, width_out, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... M"]) -> Float[Array, "... N"]:
         return add_bias(x @ self.kernel[...], self.bias[...])
@@ -66,31 +69,52 @@ class Conv(nnx.Conv):
 
 
 class ConvTranspose(nnx.ConvTranspose):
-    """To images as many times as large as ``strides``, one number, says."""
+    """To images ``stride`` times as large, with a square kernel [k, k, C, F]."""
+
+    def __init__(
+        self, width_in: int, width_out: int, side: int, stride: int, *, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(width_in, width_out, (side, side), strides=stride, rngs=rngs)
+        self.stride = stride
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        y = convolve_transposed(x, self.kernel[...], (self.strides, self.strides))
+        y = convolve_transposed(x, self.kernel[...], (self.stride, self.stride))
         return add_bias(y, self.bias[...])
 
 
 class TextConv(nnx.Conv):
-    """Along texts, as if they were images of one column."""
+    """Along texts, as if they were images of one column, with a kernel [k, C, F]."""
+
+    def __init__(
+        self, width_in: int, width_out: int, side: int, stride: int, *, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(width_in, width_out, (side,), strides=stride, rngs=rngs)
+        self.stride = stride
 
     def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
-        y = convolve(x[:, :, None], self.kernel[...][:, None], (self.strides, 1))
+        y = convolve(x[:, :, None], self.kernel[...][:, None], (self.stride, 1))
         return add_bias(y[:, :, 0], self.bias[...])
 
 
 class TextConvTranspose(nnx.ConvTranspose):
-    """To texts as many times as long as ``strides`` says."""
+    """To texts ``stride`` times as long, with a kernel [k, C, F]."""
+
+    def __init__(
+        self, width_in: int, width_out: int, side: int, stride: int, *, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(width_in, width_out, (side,), strides=stride, rngs=rngs)
+        self.stride = stride
 
     def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
-        y = convolve_transposed(x[:, :, None], self.kernel[...][:, None], (self.strides, 1))
+        y = convolve_transposed(x[:, :, None], self.kernel[...][:, None], (self.stride, 1))
         return add_bias(y[:, :, 0], self.bias[...])
 
 
 class Embed(nnx.Embed):
     """A row of the embedding for each id."""
+
+    def __init__(self, num_symbols: int, width: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(num_symbols, width, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "B L"]) -> Float[Array, "B L F"]:
         table = self.embedding[...]

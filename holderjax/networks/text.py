@@ -40,7 +40,7 @@ class TextEncoder(nnx.Module):
         self.embedding = Embed(num_symbols, width, rngs=rngs)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": TextConv(width, width, (4,), strides=2, rngs=rngs)
+                f"conv{i}": TextConv(width, width, 4, stride=2, rngs=rngs)
                 for i in range(len(sizes) - 1)
             }
         )
@@ -66,7 +66,7 @@ class TextDecoder(nnx.Module):
         self.input = Linear(in_features, self.sizes[0] * width, rngs=rngs)
         self.layers = nnx.Dict(
             {
-                f"conv{i}": TextConvTranspose(width, width, (4,), strides=2, rngs=rngs)
+                f"conv{i}": TextConvTranspose(width, width, 4, stride=2, rngs=rngs)
                 for i in range(len(self.sizes) - 1)
             }
         )

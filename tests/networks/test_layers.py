@@ -20,14 +20,19 @@ from holderjax.networks.layers import (
 )
 
 SIZES = 2, 3
-# Ours, Flax's, what both are built with, and the shape of an example.
+TEXT = {"kernel_size": (4,), "strides": 2}
+# Ours, Flax's, and the shape of an example.
 LAYERS = [
-    (Linear, nnx.Linear, {}, (5, 2)),
-    (TextConv, nnx.Conv, {"kernel_size": (4,), "strides": 2}, (7, 2)),
-    (TextConvTranspose, nnx.ConvTranspose, {"kernel_size": (4,), "strides": 2}, (7, 2)),
-    (ConvTranspose, nnx.ConvTranspose, {"kernel_size": (3, 3), "strides": 2}, (4, 5, 2)),
-    (partial(Conv, side=3), partial(nnx.Conv, kernel_size=(3, 3)), {}, (4, 5, 2)),
-    (Embed, nnx.Embed, {}, (6,)),
+    (Linear, nnx.Linear, (5, 2)),
+    (partial(TextConv, side=4, stride=2), partial(nnx.Conv, **TEXT), (7, 2)),
+    (partial(TextConvTranspose, side=4, stride=2), partial(nnx.ConvTranspose, **TEXT), (7, 2)),
+    (
+        partial(ConvTranspose, side=3, stride=2),
+        partial(nnx.ConvTranspose, kernel_size=(3, 3), strides=2),
+        (4, 5, 2),
+    ),
+    (partial(Conv, side=3), partial(nnx.Conv, kernel_size=(3, 3)), (4, 5, 2)),
+    (Embed, nnx.Embed, (6,)),
 ]
 
 
@@ -37,14 +42,14 @@ def example(shape, batch, make):
     return jax.random.normal(jax.random.key(1), (batch, *shape))
 
 
-@pytest.mark.parametrize(("make", "flax", "options", "shape"), LAYERS)
-def test_values_and_gradients_are_flax_s(make, flax, options, shape):
+@pytest.mark.parametrize(("make", "flax", "shape"), LAYERS)
+def test_values_and_gradients_are_flax_s(make, flax, shape):
     x = example(shape, 4, make)
 
     def loss(state, layer):
         return jnp.sum(jnp.sin(nnx.merge(nnx.graphdef(layer), state)(x)))
 
-    ours, theirs = (each(*SIZES, **options, rngs=nnx.Rngs(0)) for each in (make, flax))
+    ours, theirs = (each(*SIZES, rngs=nnx.Rngs(0)) for each in (make, flax))
     state = nnx.state(theirs)
     if "bias" in state:
         state["bias"] = state["bias"].replace(jnp.array([0.1, -0.2, 0.3]))
@@ -53,9 +58,9 @@ def test_values_and_gradients_are_flax_s(make, flax, options, shape):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("make", "flax", "options", "shape"), LAYERS)
-def test_sums_of_bfloat16_are_taken_in_float32(make, flax, options, shape):
-    layer = make(*SIZES, **options, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(("make", "flax", "shape"), LAYERS)
+def test_sums_of_bfloat16_are_taken_in_float32(make, flax, shape):
+    layer = make(*SIZES, rngs=nnx.Rngs(0))
     graph, state = nnx.split(layer)
     state = jax.tree.map(lambda p: p.astype(jnp.bfloat16), state)
     x = example(shape, 512, make)

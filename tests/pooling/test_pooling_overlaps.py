@@ -84,3 +84,11 @@ def test_parts_are_a_matter_of_rounding(num_parts):
     p, q = (jax.tree.map(lambda x, i=i: x[i], experts_of(2, 64)) for i in range(2))
     found = log_overlap(p, q, num_parts)
     np.testing.assert_allclose(found, log_overlap(p, q), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, MOST_ROWS + 1])
+def test_float32_stays_float32_where_float64_is_allowed(count):
+    experts = experts_of(count, 16)
+    with jax.enable_x64(True):
+        value, gradient = jax.value_and_grad(lambda e: holder_log_normalizer(e).sum())(experts)
+    assert {x.dtype for x in jax.tree.leaves((value, gradient))} == {jnp.dtype("float32")}
