@@ -9,6 +9,10 @@ examples, in float32; the gradient is that of the sum, to experts and points. Si
 are medians. Sizes whose pairwise tensor is larger than ``--most-bytes`` are left out: the peer
 holds a dozen of them.
 
+On a CPU both compute in the thread that calls. PyTorch always does; JAX by default hands each call
+to another thread (``--asynchronous``), which helps who has something else to do meanwhile, and adds
+the time to wake two threads where each result is waited for, as here.
+
 What must move at least is every expert and point once, and the densities: 4 (2 M D + D + 1) B
 bytes. Peak memory is what XLA plans for a program beside its arguments and results.
 """
@@ -45,6 +49,8 @@ class Config:
     """Seconds in a round, for each side; calls that take longer are made once."""
     compiled: bool = True
     """Time torch.compile as well."""
+    asynchronous: bool = False
+    """Leave JAX's dispatch on a CPU as it is by default."""
     memory_modalities: tuple[int, ...] = (32, 64, 128, 256)
     """Fewer take less, in another way: their overlaps need no loop."""
     memory_batch: int = 256
@@ -181,6 +187,7 @@ def memory(config: Config) -> dict[str, dict[int, int]]:
 def main(config: Config) -> None:
     """Time, print, write."""
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    jax.config.update("jax_cpu_enable_async_dispatch", config.asynchronous)
     rows, left_out = [], []
     for count, batch, dim in product(config.modalities, config.batches, config.dims):
         if 4 * count * (count + 1) // 2 * batch * dim > config.most_bytes:
