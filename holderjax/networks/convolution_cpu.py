@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.lax import optimization_barrier
+from jax.lax import dynamic_index_in_dim, dynamic_update_index_in_dim, optimization_barrier
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -69,12 +69,20 @@ def _shifts_are_less(kernel: Array, strides: tuple[int, int]) -> bool:
 def _convolve_shifts(x: Array, kernel: Array) -> Array:
     side, _, width_in, width = kernel.shape
     matrix = _shift_matrix(kernel)
+    parts = _in_parts(x, x.shape[1] * x.shape[2] * side * (width_in + width))
+    together = next(n for n in (4, 2, 1) if len(parts) % n == 0)
+    turns = len(parts) // together
 
-    def one_part(x: Array) -> Array:
-        return _add_rows(_shifts(x, side, 2) @ matrix, side)
+    def one_turn(turn: Array, y: Array) -> Array:
+        for i in range(together):
+            place = turn + i * turns
+            laid_out = _shifts(dynamic_index_in_dim(parts, place, keepdims=False), side, 2)
+            y = dynamic_update_index_in_dim(y, _add_rows(laid_out @ matrix, side), place, 0)
+        return y
 
-    laid_out = side * (width_in + width)
-    y = jax.lax.map(one_part, _in_parts(x, x.shape[1] * x.shape[2] * laid_out))
+    # One core adds up the rows of a part, as it writes them into the whole: the other one meanwhile
+    # takes another part. Not so the loop of `_gradients_shifts`, which has enough to do as it is.
+    y = jax.lax.fori_loop(0, turns, one_turn, jnp.zeros((*parts.shape[:-1], width), x.dtype))
     return y.reshape(*x.shape[:-1], width)
 
 

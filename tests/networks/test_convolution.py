@@ -48,7 +48,7 @@ CASES = [
 ]
 
 
-# On a CPU: all six images at once, as many as 1,000 bytes are laid out for, one by one.
+# On a CPU: all eight images at once, as many as 1,000 bytes are laid out for, one by one.
 @pytest.mark.parametrize("cache_bytes", [1 << 22, 1000, 1])
 @pytest.mark.parametrize(("side", "stride", "size", "width_in", "width"), CASES)
 def test_values_and_gradients_are_xla_s(
@@ -56,7 +56,7 @@ def test_values_and_gradients_are_xla_s(
 ):
     monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", cache_bytes)
     keys = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(keys[0], (6, size, size + 1, width_in))
+    x = jax.random.normal(keys[0], (8, size, size + 1, width_in))
     kernel = jax.random.normal(keys[1], (side, side, width_in, width))
     strides = stride, stride
     assert convolve(x, kernel, strides).shape[1:3] == (-(-size // stride), -(-(size + 1) // stride))
