@@ -6,6 +6,7 @@ growing after some hundred terms. Of Flax's options each takes those that it hee
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -61,10 +62,9 @@ class Conv(nnx.Conv):
             kernel_init=kernel_init,
             rngs=rngs,
         )
-        self.stride = stride
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        y = convolve(x, self.kernel[...], (self.stride, self.stride))
+        y = convolve(x, self.kernel[...], (self.strides, self.strides))
         return y if self.bias is None else add_bias(y, self.bias[...])
 
 
@@ -75,39 +75,37 @@ class ConvTranspose(nnx.ConvTranspose):
         self, width_in: int, width_out: int, side: int, stride: int, *, rngs: nnx.Rngs
     ) -> None:
         super().__init__(width_in, width_out, (side, side), strides=stride, rngs=rngs)
-        self.stride = stride
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        y = convolve_transposed(x, self.kernel[...], (self.stride, self.stride))
+        y = convolve_transposed(x, self.kernel[...], (self.strides, self.strides))
         return add_bias(y, self.bias[...])
 
 
-class TextConv(nnx.Conv):
-    """Along texts, as if they were images of one column, with a kernel [k, C, F]."""
+class _AlongTexts:
+    """As if they were images of one column, by ``convolution``, with a kernel [k, C, F]."""
+
+    convolution: Callable[[Array, Array, tuple[int, int]], Array]
 
     def __init__(
         self, width_in: int, width_out: int, side: int, stride: int, *, rngs: nnx.Rngs
     ) -> None:
         super().__init__(width_in, width_out, (side,), strides=stride, rngs=rngs)
-        self.stride = stride
 
     def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
-        y = convolve(x[:, :, None], self.kernel[...][:, None], (self.stride, 1))
+        y = self.convolution(x[:, :, None], self.kernel[...][:, None], (self.strides, 1))
         return add_bias(y[:, :, 0], self.bias[...])
 
 
-class TextConvTranspose(nnx.ConvTranspose):
-    """To texts ``stride`` times as long, with a kernel [k, C, F]."""
+class TextConv(_AlongTexts, nnx.Conv):
+    """To texts of ``ceil(L / stride)``."""
 
-    def __init__(
-        self, width_in: int, width_out: int, side: int, stride: int, *, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(width_in, width_out, (side,), strides=stride, rngs=rngs)
-        self.stride = stride
+    convolution = staticmethod(convolve)
 
-    def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B l F"]:
-        y = convolve_transposed(x[:, :, None], self.kernel[...][:, None], (self.stride, 1))
-        return add_bias(y[:, :, 0], self.bias[...])
+
+class TextConvTranspose(_AlongTexts, nnx.ConvTranspose):
+    """To texts ``stride`` times as long."""
+
+    convolution = staticmethod(convolve_transposed)
 
 
 class Embed(nnx.Embed):
