@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from holderjax.networks import convolution_cpu
 
@@ -35,24 +34,7 @@ def convolve(
     Returns:
       Images of ``ceil(H / strides[0])`` by ``ceil(W / strides[1])``.
     """
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=_in_float32(partial(convolution_cpu.convolve, strides=strides)),
-        default=partial(_convolve, strides=strides),
-    )
-
-
-def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Of narrower numbers; the results are as narrow as those. A CPU has no fast sums of them."""
-
-    def widened(*arrays: Array) -> Any:
-        narrow = arrays[0].dtype
-        wide = jnp.promote_types(narrow, jnp.float32)
-        found = function(*(a.astype(wide) for a in arrays))
-        return jax.tree.map(lambda a: a.astype(narrow), found)
-
-    return widened
+    return _by_platform(convolution_cpu.convolve, _convolve, strides, x, kernel)
 
 
 def _convolve(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -65,25 +47,7 @@ def _convolve(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     )
 
 
-def _forward(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Any]:
-    return convolve(x, kernel, strides), (x, kernel)
-
-
-def _backward(strides: tuple[int, int], saved: Any, cotangent: Array) -> tuple[Array, Array]:
-    def gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-        return jax.vjp(partial(_convolve, strides=strides), x, kernel)[1](cotangent)
-
-    return jax.lax.platform_dependent(
-        *saved,
-        cotangent,
-        cpu=_in_float32(partial(convolution_cpu.gradients, strides=strides)),
-        default=gradients,
-    )
-
-
-convolve.defvjp(_forward, _backward)
-
-
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_transposed(
     x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
 ) -> Float[Array, "B h w F"]:
@@ -97,45 +61,75 @@ def convolve_transposed(
     Returns:
       Images of ``H strides[0]`` by ``W strides[1]``.
     """
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_convolve_to_pixels, strides=strides),
-        default=partial(jax.lax.conv_transpose, strides=strides, padding="SAME"),
+    return _by_platform(
+        convolution_cpu.convolve_transposed, _convolve_transposed, strides, x, kernel
     )
 
 
-def _convolve_to_pixels(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    """A convolution whose channels are those of all the pixels that come of one."""
-    (batch, height, width, _), (down, across) = x.shape, strides
-    rows, before_row = _taps(kernel.shape[0], down)
-    columns, before_column = _taps(kernel.shape[1], across)
-    taps = (jnp.asarray(each, kernel.dtype) for each in (rows, columns))
-    kernel = jnp.einsum("apk,bql,klcf->abcpqf", *taps, kernel)
-    kernel = kernel.reshape(*kernel.shape[:3], -1)
-    # `convolve` begins a place later than this where the side is even.
-    x = jnp.pad(x, ((0, 0), (before_row, 0), (before_column, 0), (0, 0)))
-    y = convolve(x, kernel, (1, 1))[:, :height, :width]
-    y = y.reshape(batch, height, width, down, across, -1)
-    return y.swapaxes(2, 3).reshape(batch, height * down, width * across, -1)
+def _convolve_transposed(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+    return jax.lax.conv_transpose(x, kernel, strides, "SAME")
 
 
-def _taps(side: int, stride: int) -> tuple[Float[np.ndarray, "a p k"], int]:
-    """Which element k of a kernel meets neighbour a of a pixel in what becomes its part p.
+def convolve_doubled(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]
+) -> Float[Array, "B 2H 2W F"]:
+    """`convolve`, at stride 1, of images twice as large: each pixel is repeated in both directions.
 
-    Returns:
-      Ones and zeros, and how many places before those of `convolve` the neighbours begin.
+    Multiplies four numbers for nine where the kernel is 3x3: pixels that are alike meet the sum of
+    the elements that they would meet one by one, and what is left is a transposed convolution.
+
+    Args:
+      x: images, before they are doubled.
+      kernel: of an odd side.
     """
-    # As in `jax.lax.conv_transpose`: part p and element k meet where stride divides this.
-    first = side - 1 if stride > side - 1 else -(-(side + stride - 2) // 2)
-    meetings = [
-        ((part + k - first) // stride, part, k)
-        for part in range(stride)
-        for k in range(side)
-        if (part + k - first) % stride == 0
-    ]
-    least, most = min(meetings)[0], max(meetings)[0]
-    taps = np.zeros((most - least + 1, stride, side), np.float32)
-    for neighbour, part, k in meetings:
-        taps[neighbour - least, part, k] = 1.0
-    return taps, -least - (len(taps) - 1) // 2
+    for axis in (0, 1):
+        none = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
+        later, earlier = (
+            jnp.concatenate([none, kernel], axis),
+            jnp.concatenate([kernel, none], axis),
+        )
+        kernel = later + earlier
+    return convolve_transposed(x, kernel, (2, 2))
+
+
+def _by_platform(
+    on_cpu: Callable[..., Any],
+    elsewhere: Callable[..., Any],
+    strides: tuple[int, int],
+    *arrays: Array,
+) -> Any:
+    def in_float32(*arrays: Array) -> Any:
+        # Of narrower numbers; the results are as narrow as those. A CPU has no fast sums of them.
+        narrow = arrays[0].dtype
+        wide = jnp.promote_types(narrow, jnp.float32)
+        found = on_cpu(*(a.astype(wide) for a in arrays), strides=strides)
+        return jax.tree.map(lambda a: a.astype(narrow), found)
+
+    return jax.lax.platform_dependent(
+        *arrays, cpu=in_float32, default=partial(elsewhere, strides=strides)
+    )
+
+
+def _gradients(
+    on_cpu: Callable[..., tuple[Array, Array]],
+    function: Callable[..., Array],
+    strides: tuple[int, int],
+    saved: tuple[Array, Array],
+    cotangent: Array,
+) -> tuple[Array, Array]:
+    """``on_cpu`` has them in closed form; elsewhere they are those of ``function``."""
+
+    def elsewhere(x: Array, kernel: Array, cotangent: Array, strides: tuple[int, int]) -> Any:
+        return jax.vjp(partial(function, strides=strides), x, kernel)[1](cotangent)
+
+    return _by_platform(on_cpu, elsewhere, strides, *saved, cotangent)
+
+
+convolve.defvjp(
+    lambda x, kernel, strides: (convolve(x, kernel, strides), (x, kernel)),
+    partial(_gradients, convolution_cpu.gradients, _convolve),
+)
+convolve_transposed.defvjp(
+    lambda x, kernel, strides: (convolve_transposed(x, kernel, strides), (x, kernel)),
+    partial(_gradients, convolution_cpu.gradients_transposed, _convolve_transposed),
+)

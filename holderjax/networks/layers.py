@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from holderjax.networks.convolution import convolve, convolve_transposed
+from holderjax.networks.convolution import convolve, convolve_doubled, convolve_transposed
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -66,6 +66,13 @@ class Conv(nnx.Conv):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         y = convolve(x, self.kernel[...], (self.strides, self.strides))
         return y if self.bias is None else add_bias(y, self.bias[...])
+
+
+class DoublingConv(Conv):
+    """A `Conv` of stride 1 of images twice as large, nearest neighbours repeated."""
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W F"]:
+        return add_bias(convolve_doubled(x, self.kernel[...]), self.bias[...])
 
 
 class ConvTranspose(nnx.ConvTranspose):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from holderjax.networks.conv import image_size
-from holderjax.networks.layers import Conv, Linear
+from holderjax.networks.layers import Conv, DoublingConv, Linear
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -22,11 +22,19 @@ def _activate(x: Array) -> Array:
 
 
 class ResidualBlock(nnx.Module):
-    """x + 0.1 f(x), with a 1x1 convolution as the shortcut where the width changes."""
+    """x + 0.1 f(x), with a 1x1 convolution as the shortcut where the width changes.
 
-    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs) -> None:
+    With ``doubles``, of images twice as large, by nearest neighbours. The shortcut does not see the
+    difference and comes before; the other convolution need not pay for it (`DoublingConv`).
+    """
+
+    def __init__(
+        self, width_in: int, width_out: int, *, doubles: bool = False, rngs: nnx.Rngs
+    ) -> None:
         hidden = min(width_in, width_out)
-        self.first = Conv(width_in, hidden, 3, rngs=rngs)
+        self.doubles = doubles
+        first = DoublingConv if doubles else Conv
+        self.first = first(width_in, hidden, 3, rngs=rngs)
         self.second = Conv(hidden, width_out, 3, rngs=rngs)
         self.shortcut = (
             Conv(width_in, width_out, 1, use_bias=False, rngs=rngs)
@@ -34,9 +42,13 @@ class ResidualBlock(nnx.Module):
             else None
         )
 
-    def __call__(self, x: Float[Array, "B H H C"]) -> Float[Array, "B H H D"]:
+    def __call__(self, x: Float[Array, "B H H C"]) -> Float[Array, "B h h D"]:
         residual = self.second(_activate(self.first(_activate(x))))
-        return (x if self.shortcut is None else self.shortcut(x)) + 0.1 * residual
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        if self.doubles:
+            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return x + 0.1 * residual
 
 
 class ResidualEncoder(nnx.Module):
@@ -84,15 +96,16 @@ class ResidualDecoder(nnx.Module):
         self.input = Linear(in_features, self.size**2 * self.width, rngs=rngs)
         pairs = zip(reversed(widths), (*reversed(widths[:-1]), width), strict=True)
         self.blocks = nnx.Dict(
-            {f"block{i}": ResidualBlock(m, n, rngs=rngs) for i, (m, n) in enumerate(pairs)}
+            {
+                f"block{i}": ResidualBlock(m, n, doubles=i > 0, rngs=rngs)
+                for i, (m, n) in enumerate(pairs)
+            }
         )
         self.output = Conv(width, shape[-1], 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L"]) -> Float[Array, "B H H C"]:
         x = self.input(x).reshape(-1, self.size, self.size, self.width)
-        for i, block in enumerate(self.blocks.values()):
-            if i > 0:
-                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        for block in self.blocks.values():
             x = block(x)
         return self.output(_activate(x))
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from holderjax.networks import convolution_cpu
-from holderjax.networks.convolution import convolve, convolve_transposed
+from holderjax.networks.convolution import convolve, convolve_doubled, convolve_transposed
 from holderjax.networks.layers import Conv
 
 
@@ -35,16 +35,18 @@ def assert_same(function, expected, x, kernel):
     assert y.shape == other.shape
     cotangent = jax.random.normal(jax.random.key(2), y.shape)
     for one, two in zip((y, *pull(cotangent)), (other, *other_pull(cotangent)), strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(two).max()))
 
 
 # The kernel's side, stride, the image's height, channels of images and of the result. On a CPU,
-# those of stride 1 and an odd side are taken by shifts if the channels do not become many more.
+# those of stride 1 and an odd side are taken by shifts if the channels do not become many more, and
+# by shares if they become very few.
 CASES = [
     *((4, 2, 8, 2, 3), (4, 2, 7, 2, 3), (4, 1, 5, 2, 3), (3, 2, 7, 2, 3)),
     *((3, 2, 8, 2, 3), (3, 2, 1, 2, 3)),
     *((3, 1, 5, 2, 3), (3, 1, 5, 2, 4), (3, 1, 5, 2, 5), (3, 1, 1, 2, 3)),
-    *((1, 1, 4, 2, 3), (5, 1, 6, 3, 2), (5, 1, 1, 2, 3)),
+    *((1, 1, 4, 2, 3), (1, 1, 4, 3, 2), (5, 1, 6, 3, 2), (5, 1, 1, 2, 3)),
+    *((3, 1, 5, 18, 2), (3, 1, 1, 9, 1), (5, 1, 6, 25, 1)),
 ]
 
 
@@ -72,11 +74,13 @@ def test_kernels_need_not_be_square(sides, strides):
     assert_same(lambda *a: convolve(*a, strides), lambda *a: reference(*a, strides), x, kernel)
 
 
+@pytest.mark.parametrize("cache_bytes", [1 << 22, 1])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1), (3, 2)])
 @pytest.mark.parametrize("sides", [(3, 3), (4, 4), (4, 1), (2, 5), (6, 3)])
-def test_transposed_convolutions_are_xla_s(sides, strides):
+def test_transposed_convolutions_are_xla_s(sides, strides, cache_bytes, monkeypatch):
+    monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", cache_bytes)
     keys = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(keys[0], (2, 5, 3, 2))
+    x = jax.random.normal(keys[0], (4, 5, 3, 2))
     kernel = jax.random.normal(keys[1], (*sides, 2, 3))
     assert_same(
         lambda *a: convolve_transposed(*a, strides),
@@ -88,7 +92,22 @@ def test_transposed_convolutions_are_xla_s(sides, strides):
     assert rounded.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(("width_in", "width"), [(2, 3), (2, 5)])
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_doubled_images_are_convolved_as_if_pixels_were_repeated(side):
+    def repeated(x, kernel):
+        return reference(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel, (1, 1))
+
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 5, 4, 2))
+    kernel = jax.random.normal(keys[1], (side, side, 2, 3))
+    assert_same(convolve_doubled, repeated, x, kernel)
+    kernels = jnp.stack([kernel, 2 * kernel])
+    together = jax.vmap(jax.grad(lambda k: jnp.sum(convolve_doubled(x, k) ** 2)))(kernels)
+    alone = jax.grad(lambda k: jnp.sum(repeated(x, k) ** 2))(kernel)
+    np.testing.assert_allclose(together, jnp.stack([alone, 2 * alone]), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("width_in", "width"), [(2, 3), (2, 5), (18, 2)])
 def test_bfloat16_is_summed_in_float32(width_in, width, monkeypatch):
     monkeypatch.setattr(convolution_cpu, "CACHE_BYTES", 1)
     shapes = (600, 3, 3, width_in), (3, 3, width_in, width), (600, 3, 3, width)

@@ -148,6 +148,16 @@ def test_a_residual_block_adds_a_tenth():
     np.testing.assert_allclose(change, 0.1 * inner, rtol=1e-3, atol=1e-5)
 
 
+def test_a_doubling_block_is_a_block_of_doubled_images():
+    def both(x):
+        doubling = ResidualBlock(4, 3, doubles=True, rngs=nnx.Rngs(0))
+        plain = ResidualBlock(4, 3, rngs=nnx.Rngs(0))
+        return doubling(x), plain(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+
+    doubled, plain = quick_jit(both)(jax.random.normal(KEY, (2, 5, 5, 4)))
+    np.testing.assert_allclose(doubled, plain, atol=1e-5)
+
+
 def test_heads_give_float32_gaussians_from_half_precision_features():
     head = GaussianHead(6, 3, initial_log_var=-4.0, rngs=nnx.Rngs(0))
     q = head(jnp.ones((2, 6), jnp.bfloat16))
