@@ -47,7 +47,7 @@ class Config:
     """Which of them to time, mmvae+ first; all 15 components need some 9 GB at batch 32."""
     batch_size: int = 32
     rounds: int = 5
-    steps: int = 8
+    steps: int = 24
     """In a round, for each side; ours are one dispatch, as 50 steps are by default."""
     examples: int = 256
     devices: int = 1
