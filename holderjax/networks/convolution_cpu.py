@@ -231,30 +231,18 @@ def _taps(side: int, stride: int) -> tuple[Float[np.ndarray, "a p k"], tuple[int
     """
     # As in `jax.lax.conv_transpose`: pixel p and element k meet where stride divides this.
     first = side - 1 if stride > side - 1 else -(-(side + stride - 2) // 2)
-
-    def meetings(skipped: int) -> list[tuple[int, int, int]]:
-        return [
-            ((p - skipped + k - first) // stride, p, k)
-            for p in range(stride)
-            for k in range(side)
-            if (p - skipped + k - first) % stride == 0
-        ]
-
-    def ends(skipped: int) -> tuple[int, int]:
-        neighbours = [a for a, _, _ in meetings(skipped)]
-        return min(neighbours), max(neighbours)
-
-    def count(skipped: int) -> int:
-        least, most = ends(skipped)
-        return most - least + 1
-
-    skipped = min(range(stride), key=count)
-    least, most = ends(skipped)
-    taps = np.zeros((most - least + 1, stride, side), np.float32)
-    for a, p, k in meetings(skipped):
-        taps[a - least, p, k] = 1.0
+    ways = []
+    for skipped in range(stride):
+        places = [(p - skipped + k - first, p, k) for p in range(stride) for k in range(side)]
+        meetings = [(place // stride, p, k) for place, p, k in places if place % stride == 0]
+        least, most = min(meetings)[0], max(meetings)[0]
+        ways.append((most - least, skipped, least, meetings))
+    span, skipped, least, meetings = min(ways)
+    taps = np.zeros((span + 1, stride, side), np.float32)
+    for neighbour, p, k in meetings:
+        taps[neighbour - least, p, k] = 1.0
     # Where some pixels are skipped there is one block more.
-    return taps, (-least, most + (skipped > 0)), skipped
+    return taps, (-least, least + span + (skipped > 0)), skipped
 
 
 def _block_matrix(
