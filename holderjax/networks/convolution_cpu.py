@@ -5,7 +5,7 @@ k^2 C numbers, or, where convolutions are transposed, what a block of pixels is.
 what lies in its own row is, k C numbers; the product is k F wide, and each F of them are added to
 another row. By *shares*: nothing is; the product is k^2 F wide, and all is added to where it
 belongs, the reverse of patches. For a few images at a time, so that what was laid out stays in the
-cache; by shares that is less than the images themselves.
+cache; but gradients by shares at once, as they lay out less than the images themselves.
 """
 
 from __future__ import annotations
@@ -110,9 +110,14 @@ def _shifts_are_less(kernel: Array) -> bool:
 
 
 def _convolve_shares(x: Array, kernel: Array) -> Array:
-    y, patches = _patches_of_result(x, kernel)
-    shares = x @ _matrix(_turned(kernel)).T
-    return jax.linear_transpose(lambda y: _lay_out(y, patches), y)(shares)[0]
+    matrix = _matrix(_turned(kernel)).T
+
+    def one_part(x: Array) -> Array:
+        y, patches = _patches_of_result(x, kernel)
+        (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(x @ matrix)
+        return y
+
+    return _map(one_part, _in_parts(x, x.shape[1] * x.shape[2] * sum(matrix.shape)))
 
 
 def _gradients_shares(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
