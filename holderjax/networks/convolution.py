@@ -34,7 +34,7 @@ def convolve(
     Returns:
       Images of ``ceil(H / strides[0])`` by ``ceil(W / strides[1])``.
     """
-    return _by_platform(convolution_cpu.convolve, _convolve, strides, x, kernel)
+    return _value(convolution_cpu.convolution, _convolve, x, kernel, strides)
 
 
 def _convolve(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -61,9 +61,8 @@ def convolve_transposed(
     Returns:
       Images of ``H strides[0]`` by ``W strides[1]``.
     """
-    return _by_platform(
-        convolution_cpu.convolve_transposed, _convolve_transposed, strides, x, kernel
-    )
+    way = convolution_cpu.transposed_convolution
+    return _value(way, _convolve_transposed, x, kernel, strides)
 
 
 def _convolve_transposed(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -84,52 +83,51 @@ def convolve_doubled(
     """
     for axis in (0, 1):
         none = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
-        later, earlier = (
-            jnp.concatenate([none, kernel], axis),
-            jnp.concatenate([kernel, none], axis),
-        )
-        kernel = later + earlier
+        earlier = jnp.concatenate([kernel, none], axis)
+        kernel = earlier + jnp.concatenate([none, kernel], axis)
     return convolve_transposed(x, kernel, (2, 2))
 
 
-def _by_platform(
-    on_cpu: Callable[..., Any],
-    elsewhere: Callable[..., Any],
+def _value(
+    way: Callable[..., convolution_cpu.Way],
+    elsewhere: Callable[..., Array],
+    x: Array,
+    kernel: Array,
     strides: tuple[int, int],
-    *arrays: Array,
-) -> Any:
-    def in_float32(*arrays: Array) -> Any:
-        # Of narrower numbers; the results are as narrow as those. A CPU has no fast sums of them.
-        narrow = arrays[0].dtype
-        wide = jnp.promote_types(narrow, jnp.float32)
-        found = on_cpu(*(a.astype(wide) for a in arrays), strides=strides)
-        return jax.tree.map(lambda a: a.astype(narrow), found)
-
-    return jax.lax.platform_dependent(
-        *arrays, cpu=in_float32, default=partial(elsewhere, strides=strides)
-    )
+) -> Array:
+    on_cpu = way(x, kernel, strides).convolve
+    return _by_platform(on_cpu, partial(elsewhere, strides=strides), x, kernel)
 
 
 def _gradients(
-    on_cpu: Callable[..., tuple[Array, Array]],
-    function: Callable[..., Array],
+    way: Callable[..., convolution_cpu.Way],
+    elsewhere: Callable[..., Array],
     strides: tuple[int, int],
     saved: tuple[Array, Array],
     cotangent: Array,
 ) -> tuple[Array, Array]:
-    """``on_cpu`` has them in closed form; elsewhere they are those of ``function``."""
+    def of_elsewhere(x: Array, kernel: Array, cotangent: Array) -> Any:
+        return jax.vjp(partial(elsewhere, strides=strides), x, kernel)[1](cotangent)
 
-    def elsewhere(x: Array, kernel: Array, cotangent: Array, strides: tuple[int, int]) -> Any:
-        return jax.vjp(partial(function, strides=strides), x, kernel)[1](cotangent)
+    return _by_platform(way(*saved, strides).gradients, of_elsewhere, *saved, cotangent)
 
-    return _by_platform(on_cpu, elsewhere, strides, *saved, cotangent)
+
+def _by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arrays: Array) -> Any:
+    def in_float32(*arrays: Array) -> Any:
+        # Of narrower numbers; the results are as narrow as those. A CPU has no fast sums of them.
+        narrow = arrays[0].dtype
+        wide = jnp.promote_types(narrow, jnp.float32)
+        found = on_cpu(*(a.astype(wide) for a in arrays))
+        return jax.tree.map(lambda a: a.astype(narrow), found)
+
+    return jax.lax.platform_dependent(*arrays, cpu=in_float32, default=elsewhere)
 
 
 convolve.defvjp(
     lambda x, kernel, strides: (convolve(x, kernel, strides), (x, kernel)),
-    partial(_gradients, convolution_cpu.gradients, _convolve),
+    partial(_gradients, convolution_cpu.convolution, _convolve),
 )
 convolve_transposed.defvjp(
     lambda x, kernel, strides: (convolve_transposed(x, kernel, strides), (x, kernel)),
-    partial(_gradients, convolution_cpu.gradients_transposed, _convolve_transposed),
+    partial(_gradients, convolution_cpu.transposed_convolution, _convolve_transposed),
 )

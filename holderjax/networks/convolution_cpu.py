@@ -11,6 +11,7 @@ cache; but gradients by shares at once, as they lay out less than the images the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -25,65 +26,49 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 22
 
 
-def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
-) -> Float[Array, "B h w F"]:
-    """What `holderjax.networks.convolution.convolve` says."""
+class Way(NamedTuple):
+    """How one convolution is computed.
+
+    Attributes:
+      convolve: images [B, H, W, C] and kernel [k, l, C, F] to images [B, h, w, F].
+      gradients: images, kernel and the result's cotangent to the gradients of the first two. What
+        was laid out is made again.
+    """
+
+    convolve: Callable[[Array, Array], Array]
+    gradients: Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+def convolution(x: Array, kernel: Array, strides: tuple[int, int]) -> Way:
+    """Of `holderjax.networks.convolution.convolve`, for arrays of these shapes."""
     if _can_be_turned(kernel, strides):
         if _shares_are_few(kernel):
-            return _convolve_shares(x, kernel)
+            return Way(_convolve_shares, _gradients_shares)
         if _shifts_are_less(kernel):
-            return _convolve_shifts(x, kernel)
-    return _convolve_patches(x, _matrix(kernel), _patches_of_pixels(x, kernel, strides))
+            return Way(_convolve_shifts, _gradients_shifts)
+    return _by_patches(_patches_of_pixels(x, kernel, strides), _matrix)
 
 
-def gradients(
-    x: Float[Array, "B H W C"],
-    kernel: Float[Array, "k l C F"],
-    cotangent: Float[Array, "B h w F"],
-    strides: tuple[int, int],
-) -> tuple[Float[Array, "B H W C"], Float[Array, "k l C F"]]:
-    """Of `convolve`, to images and kernel; what it laid out is made again."""
-    if _can_be_turned(kernel, strides):
-        if _shares_are_few(kernel):
-            return _gradients_shares(x, kernel, cotangent)
-        if _shifts_are_less(kernel):
-            return _gradients_shifts(x, kernel, cotangent)
-    patches = _patches_of_pixels(x, kernel, strides)
-    x_gradient, total = _gradients_patches(x, _matrix(kernel), cotangent, patches)
-    return x_gradient, total.reshape(kernel.shape)
-
-
-def convolve_transposed(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
-) -> Float[Array, "B h w F"]:
-    """What `holderjax.networks.convolution.convolve_transposed` says."""
+def transposed_convolution(x: Array, kernel: Array, strides: tuple[int, int]) -> Way:
+    """Of `holderjax.networks.convolution.convolve_transposed`, for arrays of these shapes."""
     patches, taps = _patches_of_blocks(x, kernel, strides)
-    return _convolve_patches(x, _block_matrix(kernel, taps), patches)
-
-
-def gradients_transposed(
-    x: Float[Array, "B H W C"],
-    kernel: Float[Array, "k l C F"],
-    cotangent: Float[Array, "B h w F"],
-    strides: tuple[int, int],
-) -> tuple[Float[Array, "B H W C"], Float[Array, "k l C F"]]:
-    """Of `convolve_transposed`, to images and kernel."""
-    patches, taps = _patches_of_blocks(x, kernel, strides)
-    matrix, to_kernel = jax.vjp(lambda kernel: _block_matrix(kernel, taps), kernel)
-    x_gradient, total = _gradients_patches(x, matrix, cotangent, patches)
-    return x_gradient, *to_kernel(total)
+    return _by_patches(patches, partial(_block_matrix, taps=taps))
 
 
 def paddings(
     x: Float[Array, "B H W C"], sides: tuple[int, int], strides: tuple[int, int]
 ) -> tuple[tuple[int, int], ...]:
     """Before and after, of height and width."""
-    each = zip(x.shape[1:3], sides, strides, strict=True)
+    each = zip(sides, strides, _sizes(x, strides), x.shape[1:3], strict=True)
     return tuple(
-        ((side - 1) // 2, max(0, (-(-size // stride) - 1) * stride + side // 2 + 1 - size))
-        for size, side, stride in each
+        ((side - 1) // 2, max(0, (count - 1) * stride + side // 2 + 1 - size))
+        for side, stride, count, size in each
     )
+
+
+def _sizes(x: Float[Array, "B H W C"], strides: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the result."""
+    return -(-x.shape[1] // strides[0]), -(-x.shape[2] // strides[1])
 
 
 def _can_be_turned(kernel: Array, strides: tuple[int, int]) -> bool:
@@ -207,8 +192,8 @@ class _Patches(NamedTuple):
 
 def _patches_of_pixels(x: Array, kernel: Array, strides: tuple[int, int]) -> _Patches:
     sides = kernel.shape[:2]
-    height, width = (-(-size // by) for size, by in zip(x.shape[1:3], strides, strict=True))
-    return _Patches(sides, strides, paddings(x, sides, strides), (1, 1), (0, 0), (height, width))
+    ends = paddings(x, sides, strides)
+    return _Patches(sides, strides, ends, (1, 1), (0, 0), _sizes(x, strides))
 
 
 def _matrix(kernel: Float[Array, "k l C F"]) -> Float[Array, "klC F"]:
@@ -258,14 +243,28 @@ def _block_matrix(
     return matrix.reshape(len(rows) * len(columns) * kernel.shape[2], -1)
 
 
-def _convolve_patches(x: Array, matrix: Array, patches: _Patches) -> Array:
+def _by_patches(patches: _Patches, to_matrix: Callable[[Array], Array]) -> Way:
+    """With ``to_matrix`` of the kernel, [what is laid out, what comes of it]."""
+    how = {"patches": patches, "to_matrix": to_matrix}
+    return Way(partial(_convolve_patches, **how), partial(_gradients_patches, **how))
+
+
+def _convolve_patches(
+    x: Array, kernel: Array, patches: _Patches, to_matrix: Callable[[Array], Array]
+) -> Array:
+    matrix = to_matrix(kernel)
     parts = _in_parts(x, _patch_numbers(x, matrix, patches))
     return _map(lambda x: _to_pixels(_lay_out(x, patches) @ matrix, patches), parts)
 
 
 def _gradients_patches(
-    x: Array, matrix: Array, cotangent: Array, patches: _Patches
+    x: Array,
+    kernel: Array,
+    cotangent: Array,
+    patches: _Patches,
+    to_matrix: Callable[[Array], Array],
 ) -> tuple[Array, Array]:
+    matrix, to_kernel = jax.vjp(to_matrix, kernel)
     # Folded into the product, the transposition would make that take twice as long.
     transposed = optimization_barrier(matrix.T)
 
@@ -282,7 +281,7 @@ def _gradients_patches(
     x_parts = _in_parts(x, _patch_numbers(x, matrix, patches), fewest=2)
     parts = x_parts, cotangent.reshape(*x_parts.shape[:2], *cotangent.shape[1:])
     total, x_gradient = jax.lax.scan(one_part, jnp.zeros_like(transposed), parts)
-    return x_gradient.reshape(x.shape), total.T
+    return x_gradient.reshape(x.shape), *to_kernel(total.T)
 
 
 def _patch_numbers(x: Array, matrix: Array, patches: _Patches) -> int:

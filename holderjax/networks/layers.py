@@ -64,15 +64,18 @@ class Conv(nnx.Conv):
         )
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        y = convolve(x, self.kernel[...], (self.strides, self.strides))
+        y = self._products(x)
         return y if self.bias is None else add_bias(y, self.bias[...])
+
+    def _products(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        return convolve(x, self.kernel[...], (self.strides, self.strides))
 
 
 class DoublingConv(Conv):
-    """A `Conv` of stride 1 of images twice as large, nearest neighbours repeated."""
+    """A `Conv` of stride 1, of images twice as large: [B, H, W, C] to [B, 2H, 2W, F]."""
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W F"]:
-        return add_bias(convolve_doubled(x, self.kernel[...]), self.bias[...])
+    def _products(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W F"]:
+        return convolve_doubled(x, self.kernel[...])
 
 
 class ConvTranspose(nnx.ConvTranspose):

@@ -35,7 +35,7 @@ def assert_same(function, expected, x, kernel):
     assert y.shape == other.shape
     cotangent = jax.random.normal(jax.random.key(2), y.shape)
     for one, two in zip((y, *pull(cotangent)), (other, *other_pull(cotangent)), strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(two).max()))
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
 # The kernel's side, stride, the image's height, channels of images and of the result. On a CPU,
@@ -46,7 +46,7 @@ CASES = [
     *((3, 2, 8, 2, 3), (3, 2, 1, 2, 3)),
     *((3, 1, 5, 2, 3), (3, 1, 5, 2, 4), (3, 1, 5, 2, 5), (3, 1, 1, 2, 3)),
     *((1, 1, 4, 2, 3), (1, 1, 4, 3, 2), (5, 1, 6, 3, 2), (5, 1, 1, 2, 3)),
-    *((3, 1, 5, 18, 2), (3, 1, 1, 9, 1), (5, 1, 6, 25, 1)),
+    *((3, 1, 5, 18, 2), (3, 1, 1, 9, 1)),
 ]
 
 
