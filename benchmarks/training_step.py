@@ -51,8 +51,7 @@ class Config:
     """In a round, for each side; ours are one dispatch, as 50 steps are by default."""
     examples: int = 256
     devices: int = 1
-    """Of ours, that share a batch; on a CPU there are as many as
-    XLA_FLAGS=--xla_force_host_platform_device_count says."""
+    """Of ours, that share a batch; on a CPU there are as many as JAX_NUM_CPU_DEVICES says."""
     out: Path | None = None
 
 
@@ -130,6 +129,7 @@ def main(config: Config) -> None:
         print(f"{name}: {ratio:.3f}")
     measured = {"seconds": times, "ratios": ratios}
     name = f"training_step-{config.network}" + f"-{config.dtype}" * (config.dtype != "float32")
+    name += f"-{config.devices}-devices" * (config.devices > 1)
     print(write_results(name, config, measured, "torch", "multivae"))
 
 
