@@ -39,7 +39,9 @@ class Way(NamedTuple):
     gradients: Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
-def convolution(x: Array, kernel: Array, strides: tuple[int, int]) -> Way:
+def convolution(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
+) -> Way:
     """Of `holderjax.networks.convolution.convolve`, for arrays of these shapes."""
     if _can_be_turned(kernel, strides):
         if _shares_are_few(kernel):
@@ -49,7 +51,9 @@ def convolution(x: Array, kernel: Array, strides: tuple[int, int]) -> Way:
     return _by_patches(_patches_of_pixels(x, kernel, strides), _matrix)
 
 
-def transposed_convolution(x: Array, kernel: Array, strides: tuple[int, int]) -> Way:
+def transposed_convolution(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
+) -> Way:
     """Of `holderjax.networks.convolution.convolve_transposed`, for arrays of these shapes."""
     patches, taps = _patches_of_blocks(x, kernel, strides)
     return _by_patches(patches, partial(_block_matrix, taps=taps))
@@ -98,6 +102,7 @@ def _convolve_shares(x: Array, kernel: Array) -> Array:
     matrix = _matrix(_turned(kernel)).T
 
     def one_part(x: Array) -> Array:
+        # As many images as a part has.
         y, patches = _patches_of_result(x, kernel)
         (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(x @ matrix)
         return y
