@@ -15,14 +15,18 @@ import jax
 import jax.numpy as jnp
 
 from holderjax.networks import convolution_cpu
+from holderjax.networks.activation import leaky_relu, leaky_relu_gradient
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k l C F"],
+    strides: tuple[int, int],
+    slope: float = 1.0,
 ) -> Float[Array, "B h w F"]:
     """A convolution, padded such that size / stride is left, rounded up.
 
@@ -30,11 +34,13 @@ def convolve(
       x: images.
       kernel: with as much padding before as after, or one less before, at stride 1.
       strides: of height and width.
+      slope: above zero, of a leaky ReLU that the images go through first; 1 is none. On a CPU
+        neither its value nor its gradient ever stands in memory whole.
 
     Returns:
       Images of ``ceil(H / strides[0])`` by ``ceil(W / strides[1])``.
     """
-    return _value(convolution_cpu.convolution, _convolve, x, kernel, strides)
+    return _value(convolution_cpu.convolution, _convolve, x, kernel, strides, slope)
 
 
 def _convolve(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -47,9 +53,12 @@ def _convolve(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_transposed(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], strides: tuple[int, int]
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k l C F"],
+    strides: tuple[int, int],
+    slope: float = 1.0,
 ) -> Float[Array, "B h w F"]:
     """`jax.lax.conv_transpose` with its padding "SAME".
 
@@ -57,12 +66,13 @@ def convolve_transposed(
       x: images.
       kernel: each side at least as long as its stride.
       strides: of height and width.
+      slope: as in `convolve`.
 
     Returns:
       Images of ``H strides[0]`` by ``W strides[1]``.
     """
     way = convolution_cpu.transposed_convolution
-    return _value(way, _convolve_transposed, x, kernel, strides)
+    return _value(way, _convolve_transposed, x, kernel, strides, slope)
 
 
 def _convolve_transposed(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -70,7 +80,7 @@ def _convolve_transposed(x: Array, kernel: Array, strides: tuple[int, int]) -> A
 
 
 def convolve_doubled(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], slope: float = 1.0
 ) -> Float[Array, "B 2H 2W F"]:
     """`convolve`, at stride 1, of images twice as large: each pixel is repeated in both directions.
 
@@ -80,12 +90,13 @@ def convolve_doubled(
     Args:
       x: images, before they are doubled.
       kernel: of an odd side.
+      slope: as in `convolve`.
     """
     for axis in (0, 1):
         none = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
         earlier = jnp.concatenate([kernel, none], axis)
         kernel = earlier + jnp.concatenate([none, kernel], axis)
-    return convolve_transposed(x, kernel, (2, 2))
+    return convolve_transposed(x, kernel, (2, 2), slope)
 
 
 def _value(
@@ -94,22 +105,42 @@ def _value(
     x: Array,
     kernel: Array,
     strides: tuple[int, int],
+    slope: float,
 ) -> Array:
-    on_cpu = way(x, kernel, strides).convolve
-    return _by_platform(on_cpu, partial(elsewhere, strides=strides), x, kernel)
+    def of_elsewhere(x: Array, kernel: Array) -> Array:
+        return elsewhere(leaky_relu(x, slope), kernel, strides)
+
+    on_cpu = partial(way(x, kernel, strides).convolve, slope=slope)
+    return _by_platform(on_cpu, of_elsewhere, x, kernel)
+
+
+def _value_and_saved(
+    convolution: Callable[..., Array],
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, int],
+    slope: float,
+) -> tuple[Array, tuple[Array, Array]]:
+    # Elsewhere the activated images are in memory anyway.
+    kept = jax.lax.platform_dependent(x, cpu=lambda x: x, default=lambda x: leaky_relu(x, slope))
+    return convolution(x, kernel, strides, slope), (kept, kernel)
 
 
 def _gradients(
     way: Callable[..., convolution_cpu.Way],
     elsewhere: Callable[..., Array],
     strides: tuple[int, int],
+    slope: float,
     saved: tuple[Array, Array],
     cotangent: Array,
 ) -> tuple[Array, Array]:
-    def of_elsewhere(x: Array, kernel: Array, cotangent: Array) -> Any:
-        return jax.vjp(partial(elsewhere, strides=strides), x, kernel)[1](cotangent)
+    def of_elsewhere(activated: Array, kernel: Array, cotangent: Array) -> Any:
+        _, pull = jax.vjp(partial(elsewhere, strides=strides), activated, kernel)
+        x_gradient, kernel_gradient = pull(cotangent)
+        return leaky_relu_gradient(activated, x_gradient, slope), kernel_gradient
 
-    return _by_platform(way(*saved, strides).gradients, of_elsewhere, *saved, cotangent)
+    on_cpu = partial(way(*saved, strides).gradients, slope=slope)
+    return _by_platform(on_cpu, of_elsewhere, *saved, cotangent)
 
 
 def _by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arrays: Array) -> Any:
@@ -124,10 +155,10 @@ def _by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arr
 
 
 convolve.defvjp(
-    lambda x, kernel, strides: (convolve(x, kernel, strides), (x, kernel)),
+    partial(_value_and_saved, convolve),
     partial(_gradients, convolution_cpu.convolution, _convolve),
 )
 convolve_transposed.defvjp(
-    lambda x, kernel, strides: (convolve_transposed(x, kernel, strides), (x, kernel)),
+    partial(_value_and_saved, convolve_transposed),
     partial(_gradients, convolution_cpu.transposed_convolution, _convolve_transposed),
 )

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import dynamic_index_in_dim, dynamic_update_index_in_dim, optimization_barrier
 
+from holderjax.networks.activation import leaky_relu, leaky_relu_gradient
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -30,13 +32,14 @@ class Way(NamedTuple):
     """How one convolution is computed.
 
     Attributes:
-      convolve: images [B, H, W, C] and kernel [k, l, C, F] to images [B, h, w, F].
-      gradients: images, kernel and the result's cotangent to the gradients of the first two. What
-        was laid out is made again.
+      convolve: images [B, H, W, C], kernel [k, l, C, F] and the ``slope`` of the leaky ReLU that
+        the images go through first to images [B, h, w, F].
+      gradients: images, kernel, the result's cotangent and ``slope`` to the gradients of the first
+        two. What was activated and laid out is made again.
     """
 
-    convolve: Callable[[Array, Array], Array]
-    gradients: Callable[[Array, Array, Array], tuple[Array, Array]]
+    convolve: Callable[..., Array]
+    gradients: Callable[..., tuple[Array, Array]]
 
 
 def convolution(
@@ -98,24 +101,29 @@ def _shifts_are_less(kernel: Array) -> bool:
     return width_in + width <= side * width_in
 
 
-def _convolve_shares(x: Array, kernel: Array) -> Array:
+def _convolve_shares(x: Array, kernel: Array, slope: float) -> Array:
     matrix = _matrix(_turned(kernel)).T
 
     def one_part(x: Array) -> Array:
         # As many images as a part has.
         y, patches = _patches_of_result(x, kernel)
-        (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(x @ matrix)
+        (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(
+            leaky_relu(x, slope) @ matrix
+        )
         return y
 
     return _map(one_part, _in_parts(x, x.shape[1] * x.shape[2] * sum(matrix.shape)))
 
 
-def _gradients_shares(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+def _gradients_shares(
+    x: Array, kernel: Array, cotangent: Array, slope: float
+) -> tuple[Array, Array]:
     _, patches = _patches_of_result(x, kernel)
     matrix = _matrix(_turned(kernel))
     laid_out = _lay_out(cotangent, patches)
-    total = jnp.einsum("bhwp,bhwc->pc", laid_out, x)
-    return laid_out @ matrix, _turned(total.reshape(*kernel.shape[:2], -1, kernel.shape[2]))
+    total = jnp.einsum("bhwp,bhwc->pc", laid_out, leaky_relu(x, slope))
+    kernel_gradient = _turned(total.reshape(*kernel.shape[:2], -1, kernel.shape[2]))
+    return leaky_relu_gradient(x, laid_out @ matrix, slope), kernel_gradient
 
 
 def _patches_of_result(x: Array, kernel: Array) -> tuple[jax.ShapeDtypeStruct, _Patches]:
@@ -124,14 +132,20 @@ def _patches_of_result(x: Array, kernel: Array) -> tuple[jax.ShapeDtypeStruct, _
     return y, _patches_of_pixels(y, kernel, (1, 1))
 
 
-def _convolve_shifts(x: Array, kernel: Array) -> Array:
+def _convolve_shifts(x: Array, kernel: Array, slope: float) -> Array:
     side, _, width_in, width = kernel.shape
     matrix = _shift_matrix(kernel)
     parts = _in_parts(x, x.shape[1] * x.shape[2] * side * (width_in + width))
-    return _map(lambda x: _add_rows(_shifts(x, side, 2) @ matrix, side), parts)
+
+    def one_part(x: Array) -> Array:
+        return _add_rows(_shifts(leaky_relu(x, slope), side, 2) @ matrix, side)
+
+    return _map(one_part, parts)
 
 
-def _gradients_shifts(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+def _gradients_shifts(
+    x: Array, kernel: Array, cotangent: Array, slope: float
+) -> tuple[Array, Array]:
     side, _, width_in, width = kernel.shape
     # The one to images is a convolution too, with the kernel turned around.
     matrix = optimization_barrier(_shift_matrix(_turned(kernel)))
@@ -139,8 +153,9 @@ def _gradients_shifts(x: Array, kernel: Array, cotangent: Array) -> tuple[Array,
     def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, cotangent = part
         beside = _shifts(cotangent, side, 2)
-        total = total + jnp.einsum("bhwx,bhwy->xy", _shifts(x, side, 1), beside)
-        return total, _add_rows(beside @ matrix, side)
+        above = _shifts(leaky_relu(x, slope), side, 1)
+        total = total + jnp.einsum("bhwx,bhwy->xy", above, beside)
+        return total, leaky_relu_gradient(x, _add_rows(beside @ matrix, side), slope)
 
     x_parts = _in_parts(x, x.shape[1] * x.shape[2] * side * (2 * width_in + width))
     parts = x_parts, cotangent.reshape(*x_parts.shape[:-1], width)
@@ -255,17 +270,26 @@ def _by_patches(patches: _Patches, to_matrix: Callable[[Array], Array]) -> Way:
 
 
 def _convolve_patches(
-    x: Array, kernel: Array, patches: _Patches, to_matrix: Callable[[Array], Array]
+    x: Array,
+    kernel: Array,
+    slope: float,
+    patches: _Patches,
+    to_matrix: Callable[[Array], Array],
 ) -> Array:
     matrix = to_matrix(kernel)
     parts = _in_parts(x, _patch_numbers(x, matrix, patches))
-    return _map(lambda x: _to_pixels(_lay_out(x, patches) @ matrix, patches), parts)
+
+    def one_part(x: Array) -> Array:
+        return _to_pixels(_lay_out(leaky_relu(x, slope), patches) @ matrix, patches)
+
+    return _map(one_part, parts)
 
 
 def _gradients_patches(
     x: Array,
     kernel: Array,
     cotangent: Array,
+    slope: float,
     patches: _Patches,
     to_matrix: Callable[[Array], Array],
 ) -> tuple[Array, Array]:
@@ -275,11 +299,12 @@ def _gradients_patches(
 
     def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, cotangent = part
-        laid_out, to_image = jax.vjp(lambda x: _lay_out(x, patches), x)
+        laid_out, to_image = jax.vjp(lambda x: _lay_out(x, patches), leaky_relu(x, slope))
         blocks = jax.ShapeDtypeStruct((*laid_out.shape[:-1], matrix.shape[1]), x.dtype)
         (cotangent,) = jax.linear_transpose(lambda y: _to_pixels(y, patches), blocks)(cotangent)
         total = total + jnp.einsum("bhwf,bhwp->fp", cotangent, laid_out)
-        return total, *to_image(cotangent @ transposed)
+        (x_gradient,) = to_image(cotangent @ transposed)
+        return total, leaky_relu_gradient(x, x_gradient, slope)
 
     # In one part, XLA would compute what the cotangent comes of inside its transposition, where it
     # takes ten times as long.

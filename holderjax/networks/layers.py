@@ -63,19 +63,23 @@ class Conv(nnx.Conv):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        y = self._products(x)
-        return y if self.bias is None else add_bias(y, self.bias[...])
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, slope: float = 1.0, scale: float = 1.0
+    ) -> Float[Array, "B h w F"]:
+        """``scale`` times the convolution of what a leaky ReLU of that ``slope`` makes of x."""
+        # The parameters are fewer numbers to scale than the result and its gradient.
+        y = self._products(x, scale * self.kernel[...], slope)
+        return y if self.bias is None else add_bias(y, scale * self.bias[...])
 
-    def _products(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        return convolve(x, self.kernel[...], (self.strides, self.strides))
+    def _products(self, x: Array, kernel: Array, slope: float) -> Array:
+        return convolve(x, kernel, (self.strides, self.strides), slope)
 
 
 class DoublingConv(Conv):
     """A `Conv` of stride 1, of images twice as large: [B, H, W, C] to [B, 2H, 2W, F]."""
 
-    def _products(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W F"]:
-        return convolve_doubled(x, self.kernel[...])
+    def _products(self, x: Array, kernel: Array, slope: float) -> Array:
+        return convolve_doubled(x, kernel, slope)
 
 
 class ConvTranspose(nnx.ConvTranspose):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from holderjax.networks.activation import leaky_relu
 from holderjax.networks.conv import image_size
 from holderjax.networks.layers import Conv, DoublingConv, Linear
 
@@ -16,24 +16,6 @@ if TYPE_CHECKING:
 
 SMALLEST = 8  # images are halved until they are at most this wide
 SLOPE = 0.2  # of the activation below zero
-
-
-@jax.custom_vjp
-def _activate(x: Array) -> Array:
-    return jax.nn.leaky_relu(x, SLOPE)
-
-
-def _forward(x: Array) -> tuple[Array, Array]:
-    y = _activate(x)
-    # It has the signs of x, and a convolution keeps it anyway: x itself need not be kept.
-    return y, y
-
-
-def _backward(y: Array, cotangent: Array) -> tuple[Array]:
-    return (jnp.where(y >= 0, cotangent, SLOPE * cotangent),)
-
-
-_activate.defvjp(_forward, _backward)
 
 
 class ResidualBlock(nnx.Module):
@@ -58,12 +40,12 @@ class ResidualBlock(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B H H C"]) -> Float[Array, "B h h D"]:
-        residual = self.second(_activate(self.first(_activate(x))))
+        residual = self.second(self.first(x, slope=SLOPE), slope=SLOPE, scale=0.1)
         if self.shortcut is not None:
             x = self.shortcut(x)
         if self.doubles:
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return x + 0.1 * residual
+        return x + residual
 
 
 class ResidualEncoder(nnx.Module):
@@ -84,7 +66,7 @@ class ResidualEncoder(nnx.Module):
         x = self.input(x)
         for i, block in enumerate(self.blocks.values()):
             x = block(x if i == 0 else _halve(x))
-        return _activate(x.reshape(x.shape[0], -1))
+        return leaky_relu(x.reshape(x.shape[0], -1), SLOPE)
 
 
 class ResidualDecoder(nnx.Module):
@@ -120,7 +102,7 @@ class ResidualDecoder(nnx.Module):
         x = self.input(x).reshape(-1, self.size, self.size, self.width)
         for block in self.blocks.values():
             x = block(x)
-        return self.output(_activate(x))
+        return self.output(x, slope=SLOPE)
 
 
 def _halve(x: Float[Array, "B H H C"]) -> Float[Array, "B h h C"]:
