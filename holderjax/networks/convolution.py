@@ -34,8 +34,8 @@ def convolve(
       x: images.
       kernel: with as much padding before as after, or one less before, at stride 1.
       strides: of height and width.
-      slope: above zero, of a leaky ReLU that the images go through first; 1 is none. On a CPU
-        neither its value nor its gradient ever stands in memory whole.
+      slope: above zero, of a leaky ReLU that the images go through first; 1 is none. On a CPU a
+        few images at a time do, while they are in the cache.
 
     Returns:
       Images of ``ceil(H / strides[0])`` by ``ceil(W / strides[1])``.
@@ -99,6 +99,8 @@ def convolve_doubled(
     return convolve_transposed(x, kernel, (2, 2), slope)
 
 
+# Jitted, as is `_gradients`, so that layers of one shape are traced once and not each.
+@partial(jax.jit, static_argnums=(0, 1, 4, 5))
 def _value(
     way: Callable[..., convolution_cpu.Way],
     elsewhere: Callable[..., Array],
@@ -107,10 +109,12 @@ def _value(
     strides: tuple[int, int],
     slope: float,
 ) -> Array:
+    def on_cpu(x: Array, kernel: Array) -> Array:
+        return way(x, kernel, strides).convolve(x, kernel, slope)
+
     def of_elsewhere(x: Array, kernel: Array) -> Array:
         return elsewhere(leaky_relu(x, slope), kernel, strides)
 
-    on_cpu = partial(way(x, kernel, strides).convolve, slope=slope)
     return _by_platform(on_cpu, of_elsewhere, x, kernel)
 
 
@@ -121,11 +125,12 @@ def _value_and_saved(
     strides: tuple[int, int],
     slope: float,
 ) -> tuple[Array, tuple[Array, Array]]:
-    # Elsewhere the activated images are in memory anyway.
+    # A CPU never has the activated images whole; elsewhere they are in memory anyway.
     kept = jax.lax.platform_dependent(x, cpu=lambda x: x, default=lambda x: leaky_relu(x, slope))
     return convolution(x, kernel, strides, slope), (kept, kernel)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _gradients(
     way: Callable[..., convolution_cpu.Way],
     elsewhere: Callable[..., Array],
@@ -134,12 +139,14 @@ def _gradients(
     saved: tuple[Array, Array],
     cotangent: Array,
 ) -> tuple[Array, Array]:
+    def on_cpu(x: Array, kernel: Array, cotangent: Array) -> Any:
+        return way(x, kernel, strides).gradients(x, kernel, cotangent, slope)
+
     def of_elsewhere(activated: Array, kernel: Array, cotangent: Array) -> Any:
         _, pull = jax.vjp(partial(elsewhere, strides=strides), activated, kernel)
         x_gradient, kernel_gradient = pull(cotangent)
         return leaky_relu_gradient(activated, x_gradient, slope), kernel_gradient
 
-    on_cpu = partial(way(*saved, strides).gradients, slope=slope)
     return _by_platform(on_cpu, of_elsewhere, *saved, cotangent)
 
 

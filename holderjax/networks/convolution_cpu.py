@@ -32,14 +32,14 @@ class Way(NamedTuple):
     """How one convolution is computed.
 
     Attributes:
-      convolve: images [B, H, W, C], kernel [k, l, C, F] and the ``slope`` of the leaky ReLU that
-        the images go through first to images [B, h, w, F].
-      gradients: images, kernel, the result's cotangent and ``slope`` to the gradients of the first
+      convolve: images [B, H, W, C], kernel [k, l, C, F] and the slope of the leaky ReLU that the
+        images go through first to images [B, h, w, F].
+      gradients: images, kernel, the result's cotangent and the slope to the gradients of the first
         two. What was activated and laid out is made again.
     """
 
-    convolve: Callable[..., Array]
-    gradients: Callable[..., tuple[Array, Array]]
+    convolve: Callable[[Array, Array, float], Array]
+    gradients: Callable[[Array, Array, Array, float], tuple[Array, Array]]
 
 
 def convolution(
@@ -107,9 +107,8 @@ def _convolve_shares(x: Array, kernel: Array, slope: float) -> Array:
     def one_part(x: Array) -> Array:
         # As many images as a part has.
         y, patches = _patches_of_result(x, kernel)
-        (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(
-            leaky_relu(x, slope) @ matrix
-        )
+        shares = leaky_relu(x, slope) @ matrix
+        (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(shares)
         return y
 
     return _map(one_part, _in_parts(x, x.shape[1] * x.shape[2] * sum(matrix.shape)))
