@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from holderjax.networks import convolution_cpu
-from holderjax.networks.activation import leaky_relu, leaky_relu_gradient
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -113,7 +112,7 @@ def _value(
         return way(x, kernel, strides).convolve(x, kernel, slope)
 
     def of_elsewhere(x: Array, kernel: Array) -> Array:
-        return elsewhere(leaky_relu(x, slope), kernel, strides)
+        return elsewhere(convolution_cpu.activation(slope)(x), kernel, strides)
 
     return _by_platform(on_cpu, of_elsewhere, x, kernel)
 
@@ -126,7 +125,8 @@ def _value_and_saved(
     slope: float,
 ) -> tuple[Array, tuple[Array, Array]]:
     # A CPU never has the activated images whole; elsewhere they are in memory anyway.
-    kept = jax.lax.platform_dependent(x, cpu=lambda x: x, default=lambda x: leaky_relu(x, slope))
+    activate = convolution_cpu.activation(slope)
+    kept = jax.lax.platform_dependent(x, cpu=lambda x: x, default=activate)
     return convolution(x, kernel, strides, slope), (kept, kernel)
 
 
@@ -144,8 +144,10 @@ def _gradients(
 
     def of_elsewhere(activated: Array, kernel: Array, cotangent: Array) -> Any:
         _, pull = jax.vjp(partial(elsewhere, strides=strides), activated, kernel)
-        x_gradient, kernel_gradient = pull(cotangent)
-        return leaky_relu_gradient(activated, x_gradient, slope), kernel_gradient
+        activated_gradient, kernel_gradient = pull(cotangent)
+        # It is that of the images, whose signs these have.
+        _, to_images = jax.vjp(convolution_cpu.activation(slope), activated)
+        return *to_images(activated_gradient), kernel_gradient
 
     return _by_platform(on_cpu, of_elsewhere, *saved, cotangent)
 

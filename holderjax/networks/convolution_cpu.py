@@ -19,8 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import dynamic_index_in_dim, dynamic_update_index_in_dim, optimization_barrier
 
-from holderjax.networks.activation import leaky_relu, leaky_relu_gradient
-
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
@@ -60,6 +58,13 @@ def transposed_convolution(
     """Of `holderjax.networks.convolution.convolve_transposed`, for arrays of these shapes."""
     patches, taps = _patches_of_blocks(x, kernel, strides)
     return _by_patches(patches, partial(_block_matrix, taps=taps))
+
+
+def activation(slope: float) -> Callable[[Array], Array]:
+    """A leaky ReLU of any shape, none if the slope is 1; as that is above zero, signs stay."""
+    if not slope > 0.0:
+        raise ValueError(f"slope: expected a number above zero, got {slope}")
+    return (lambda x: x) if slope == 1.0 else partial(jax.nn.leaky_relu, negative_slope=slope)
 
 
 def paddings(
@@ -107,7 +112,7 @@ def _convolve_shares(x: Array, kernel: Array, slope: float) -> Array:
     def one_part(x: Array) -> Array:
         # As many images as a part has.
         y, patches = _patches_of_result(x, kernel)
-        shares = leaky_relu(x, slope) @ matrix
+        shares = activation(slope)(x) @ matrix
         (y,) = jax.linear_transpose(lambda y: _lay_out(y, patches), y)(shares)
         return y
 
@@ -120,9 +125,10 @@ def _gradients_shares(
     _, patches = _patches_of_result(x, kernel)
     matrix = _matrix(_turned(kernel))
     laid_out = _lay_out(cotangent, patches)
-    total = jnp.einsum("bhwp,bhwc->pc", laid_out, leaky_relu(x, slope))
+    activated, to_images = jax.vjp(activation(slope), x)
+    total = jnp.einsum("bhwp,bhwc->pc", laid_out, activated)
     kernel_gradient = _turned(total.reshape(*kernel.shape[:2], -1, kernel.shape[2]))
-    return leaky_relu_gradient(x, laid_out @ matrix, slope), kernel_gradient
+    return *to_images(laid_out @ matrix), kernel_gradient
 
 
 def _patches_of_result(x: Array, kernel: Array) -> tuple[jax.ShapeDtypeStruct, _Patches]:
@@ -137,7 +143,7 @@ def _convolve_shifts(x: Array, kernel: Array, slope: float) -> Array:
     parts = _in_parts(x, x.shape[1] * x.shape[2] * side * (width_in + width))
 
     def one_part(x: Array) -> Array:
-        return _add_rows(_shifts(leaky_relu(x, slope), side, 2) @ matrix, side)
+        return _add_rows(_shifts(activation(slope)(x), side, 2) @ matrix, side)
 
     return _map(one_part, parts)
 
@@ -152,9 +158,9 @@ def _gradients_shifts(
     def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, cotangent = part
         beside = _shifts(cotangent, side, 2)
-        above = _shifts(leaky_relu(x, slope), side, 1)
-        total = total + jnp.einsum("bhwx,bhwy->xy", above, beside)
-        return total, leaky_relu_gradient(x, _add_rows(beside @ matrix, side), slope)
+        activated, to_images = jax.vjp(activation(slope), x)
+        total = total + jnp.einsum("bhwx,bhwy->xy", _shifts(activated, side, 1), beside)
+        return total, *to_images(_add_rows(beside @ matrix, side))
 
     x_parts = _in_parts(x, x.shape[1] * x.shape[2] * side * (2 * width_in + width))
     parts = x_parts, cotangent.reshape(*x_parts.shape[:-1], width)
@@ -279,7 +285,7 @@ def _convolve_patches(
     parts = _in_parts(x, _patch_numbers(x, matrix, patches))
 
     def one_part(x: Array) -> Array:
-        return _to_pixels(_lay_out(leaky_relu(x, slope), patches) @ matrix, patches)
+        return _to_pixels(_lay_out(activation(slope)(x), patches) @ matrix, patches)
 
     return _map(one_part, parts)
 
@@ -298,12 +304,11 @@ def _gradients_patches(
 
     def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, cotangent = part
-        laid_out, to_image = jax.vjp(lambda x: _lay_out(x, patches), leaky_relu(x, slope))
+        laid_out, to_images = jax.vjp(lambda x: _lay_out(activation(slope)(x), patches), x)
         blocks = jax.ShapeDtypeStruct((*laid_out.shape[:-1], matrix.shape[1]), x.dtype)
         (cotangent,) = jax.linear_transpose(lambda y: _to_pixels(y, patches), blocks)(cotangent)
         total = total + jnp.einsum("bhwf,bhwp->fp", cotangent, laid_out)
-        (x_gradient,) = to_image(cotangent @ transposed)
-        return total, leaky_relu_gradient(x, x_gradient, slope)
+        return total, *to_images(cotangent @ transposed)
 
     # In one part, XLA would compute what the cotangent comes of inside its transposition, where it
     # takes ten times as long.

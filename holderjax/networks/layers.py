@@ -71,14 +71,18 @@ class Conv(nnx.Conv):
         y = self._products(x, scale * self.kernel[...], slope)
         return y if self.bias is None else add_bias(y, scale * self.bias[...])
 
-    def _products(self, x: Array, kernel: Array, slope: float) -> Array:
+    def _products(
+        self, x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], slope: float
+    ) -> Float[Array, "B h w F"]:
         return convolve(x, kernel, (self.strides, self.strides), slope)
 
 
 class DoublingConv(Conv):
     """A `Conv` of stride 1, of images twice as large: [B, H, W, C] to [B, 2H, 2W, F]."""
 
-    def _products(self, x: Array, kernel: Array, slope: float) -> Array:
+    def _products(
+        self, x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], slope: float
+    ) -> Float[Array, "B 2H 2W F"]:
         return convolve_doubled(x, kernel, slope)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from holderjax.networks.activation import leaky_relu
 from holderjax.networks.conv import image_size
 from holderjax.networks.layers import Conv, DoublingConv, Linear
 
@@ -66,7 +66,7 @@ class ResidualEncoder(nnx.Module):
         x = self.input(x)
         for i, block in enumerate(self.blocks.values()):
             x = block(x if i == 0 else _halve(x))
-        return leaky_relu(x.reshape(x.shape[0], -1), SLOPE)
+        return jax.nn.leaky_relu(x.reshape(x.shape[0], -1), SLOPE)
 
 
 class ResidualDecoder(nnx.Module):

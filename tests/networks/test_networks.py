@@ -25,7 +25,8 @@ from holderjax.networks import (
     ResidualDecoder,
     ResidualEncoder,
 )
-from holderjax.networks.residual import ResidualBlock, _halve
+from holderjax.networks.convolution_cpu import activation
+from holderjax.networks.residual import SLOPE, ResidualBlock, _halve
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KEY = jax.random.key(0)
@@ -172,6 +173,11 @@ def test_halving_is_average_pooling(size):
         return nnx.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
     assert_same_gradients(_halve, pooled, jax.random.normal(KEY, (2, size, size, 3)))
+
+
+def test_the_activation_is_a_leaky_relu_with_a_slope_of_a_fifth():
+    x = jnp.concatenate([jax.random.normal(KEY, (9,)), jnp.zeros(1)])
+    assert_same_gradients(activation(SLOPE), lambda x: jax.nn.leaky_relu(x, 0.2), x)
 
 
 def test_heads_give_float32_gaussians_from_half_precision_features():
