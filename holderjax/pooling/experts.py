@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from holderjax.pooling.gaussian import DiagGaussian, check_broadcast
+from holderjax.pooling.gaussian import DiagGaussian, check_broadcast, log_sum_exp
 from holderjax.pooling.inputs import checked_experts, checked_mask, present_experts
 from holderjax.pooling.mixture import PooledPosterior
 
@@ -107,6 +107,6 @@ def _along(subset: Bool[Array, "M"], present: Bool[Array, "M ..."]) -> Bool[Arra
 def _product(experts: DiagGaussian, present: Bool[Array, "M ..."]) -> DiagGaussian:
     """The product over axis 0 of the experts marked present, at least one of them."""
     log_precisions = jnp.where(present[..., None], -experts.log_var, -jnp.inf)
-    log_precision = jax.nn.logsumexp(log_precisions, axis=0)
+    log_precision = log_sum_exp(log_precisions)
     mean = jnp.sum(jnp.exp(log_precisions - log_precision) * experts.mean, axis=0)
     return DiagGaussian(mean, -log_precision)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from math import log, pi
+from math import gcd, log, pi
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +15,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
+
+# Numbers in a row that a CPU adds up at once, and that short rows are put together to.
+BLOCK = 64
 
 
 class LocationScale(ABC):
@@ -80,18 +83,71 @@ class DiagGaussian(LocationScale):
         return 0.5 * sum_over_dims(jnp.exp(log_ratio) - log_ratio - 1.0 + difference)
 
 
+@jax.custom_jvp
 def sum_over_dims(x: Float[Array, "... D"]) -> Float[Array, "..."]:
-    """The sum over the last axis.
+    """The sum over the last axis of terms none of which is minus infinity.
 
     On a CPU as a product with ones: XLA adds up a row one number after another there, and computes
     what it adds in the same loop, neither with vector instructions.
     """
+    return jax.lax.platform_dependent(x, cpu=_sum_of_blocks, default=lambda x: x.sum(axis=-1))
+
+
+@sum_over_dims.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return sum_over_dims(*primals), _linear_sum(*tangents)
+
+
+def _linear_sum(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+    """`sum_over_dims` of any terms, which a gradient passes through backwards."""
     return jax.lax.platform_dependent(x, cpu=_product_with_ones, default=lambda x: x.sum(axis=-1))
 
 
 def _product_with_ones(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+    return _product(x, np.ones(x.shape[-1], x.dtype))
+
+
+def _product(a: Array | np.ndarray, b: Array | np.ndarray) -> Array:
     # At the full precision of the type, whatever products of networks are set to.
-    return jnp.matmul(x, np.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _sum_of_blocks(x: Float[Array, "... D"]) -> Float[Array, "..."]:
+    """Short rows several at a time, by a matrix with ones where a row is and zeros elsewhere.
+
+    What becomes of them is computed in the same shape: of a loop over so few coordinates, LLVM
+    would take eight rows at once, from eight places in memory.
+    """
+    dim = x.shape[-1]
+    rows = gcd(x.size // dim, BLOCK // dim) if 0 < dim <= BLOCK else 1
+    if rows == 1:
+        return _product_with_ones(x)
+    # Zero times infinity would reach the other rows of a block, so that a large number stands for
+    # infinity, 4e34 in float32, and one further down for no number. No row adds up to another's.
+    infinity = float(jnp.finfo(x.dtype).max) / (2 * BLOCK**2)
+    nan = -BLOCK * infinity
+    x = jnp.where(x >= infinity, infinity, jnp.where(x > -infinity, x, nan))
+    matrix = np.kron(np.eye(rows, dtype=x.dtype), np.ones((dim, 1), x.dtype))
+    total = _product(x.reshape(-1, rows * dim), matrix).reshape(x.shape[:-1])
+    finite = jnp.abs(total) < infinity
+    return jnp.where(finite, total, jnp.where(total > 0.0, jnp.inf, jnp.nan))
+
+
+def log_sum_exp(x: Float[Array, "K ..."]) -> Float[Array, "..."]:
+    """`jax.nn.logsumexp` over the first axis.
+
+    On a CPU the sum is a product with ones here too: inside a sum, exponentials are not computed
+    with vector instructions.
+    """
+    largest = jax.lax.stop_gradient(x.max(axis=0))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    each = jnp.exp(x - largest)
+    total = jax.lax.platform_dependent(each, cpu=_product_of_ones, default=lambda x: x.sum(axis=0))
+    return jnp.log(total) + largest
+
+
+def _product_of_ones(x: Float[Array, "K ..."]) -> Float[Array, "..."]:
+    return _product(np.ones(len(x), x.dtype), x.reshape(len(x), -1)).reshape(x.shape[1:])
 
 
 def check_broadcast(*shapes: tuple[int, ...]) -> None:
@@ -231,7 +287,7 @@ def _log_overlap(
         precision = jnp.exp(-jnp.maximum(l_p, l_q)) / cosh
         total += 0.5 * h + 0.25 * jnp.square(m_p - m_q) * precision
         product *= cosh
-    return -0.5 * sum_over_dims(total + jnp.log(product))
+    return -0.5 * _linear_sum(total + jnp.log(product))
 
 
 @_log_overlap.defjvp
@@ -252,4 +308,4 @@ def _(
         + (half_distance + odd) * d_log_var_p
         + (half_distance - odd) * d_log_var_q
     )
-    return _log_overlap(num_parts, *primals), sum_over_dims(tangent)
+    return _log_overlap(num_parts, *primals), _linear_sum(tangent)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from holderjax.pooling.gaussian import DiagGaussian
+from holderjax.pooling.gaussian import DiagGaussian, log_sum_exp
 from holderjax.pooling.laplace import DiagLaplace
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class GaussianMixture:
     def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
         """log sum_k pi_k N(z; mean_k, variance_k); ``z`` broadcasts against the batch axes."""
         weighted = jax.vmap(lambda component, log_weight: log_weight + component.log_prob(z))
-        return jax.nn.logsumexp(weighted(self.components, self.log_weights), axis=0)
+        return log_sum_exp(weighted(self.components, self.log_weights))
 
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "... D"]:
         """Draws, [*shape, ..., D]; reparameterised given the component."""
