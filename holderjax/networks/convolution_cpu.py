@@ -61,10 +61,13 @@ def transposed_convolution(
 
 
 def activation(slope: float) -> Callable[[Array], Array]:
-    """A leaky ReLU of any shape, none if the slope is 1; as that is above zero, signs stay."""
+    """A leaky ReLU of any shape, none if the slope is 1; as that is above zero, signs stay.
+
+    A product, as its gradient is one then: of `jax.nn.leaky_relu` that is a sum of two selections.
+    """
     if not slope > 0.0:
         raise ValueError(f"slope: expected a number above zero, got {slope}")
-    return (lambda x: x) if slope == 1.0 else partial(jax.nn.leaky_relu, negative_slope=slope)
+    return (lambda x: x) if slope == 1.0 else (lambda x: x * jnp.where(x >= 0.0, 1.0, slope))
 
 
 def paddings(
