@@ -1,10 +1,11 @@
 """Convolutions and their gradients as products of matrices, which is what a CPU does best.
 
-In three ways. By *patches*: beside each other is laid all that a pixel of the result is a sum over,
+In four ways. By *patches*: beside each other is laid all that a pixel of the result is a sum over,
 k^2 C numbers, or, where convolutions are transposed, what a block of pixels is. By *shifts*: only
 what lies in its own row is, k C numbers; the product is k F wide, and each F of them are added to
 another row. By *shares*: nothing is; the product is k^2 F wide, and all is added to where it
-belongs, the reverse of patches. For a few images at a time, so that what was laid out stays in the
+belongs, the reverse of patches. By *tiles*: sums of pixels are, for products that are smaller
+(`holderjax.networks.winograd`). For a few images at a time, so that what was laid out stays in the
 cache; but gradients by shares at once, as they lay out less than the images themselves.
 """
 
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import dynamic_index_in_dim, dynamic_update_index_in_dim, optimization_barrier
+
+from holderjax.networks import winograd
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -47,6 +50,8 @@ def convolution(
     if _can_be_turned(kernel, strides):
         if _shares_are_few(kernel):
             return Way(_convolve_shares, _gradients_shares)
+        if _tiles_are_fewer(x, kernel):
+            return Way(_convolve_tiles, _gradients_tiles)
         if _shifts_are_less(kernel):
             return Way(_convolve_shifts, _gradients_shifts)
     return _by_patches(_patches_of_pixels(x, kernel, strides), _matrix)
@@ -107,6 +112,13 @@ def _shifts_are_less(kernel: Array) -> bool:
     """Whether they are fewer numbers than patches."""
     side, _, width_in, width = kernel.shape
     return width_in + width <= side * width_in
+
+
+def _tiles_are_fewer(x: Array, kernel: Array) -> bool:
+    """Whether there are any, and products large enough to save what their sums take longer."""
+    side, _, width_in, width = kernel.shape
+    whole = all(size % winograd.TILE == 0 and size >= 16 for size in x.shape[1:3])
+    return side == 3 and whole and min(width_in, width) >= 32
 
 
 def _convolve_shares(x: Array, kernel: Array, slope: float) -> Array:
@@ -172,6 +184,43 @@ def _gradients_shifts(
     # A column further in the image is one back in the cotangent.
     total = total.reshape(side, width_in, side, width)[:, :, ::-1]
     return x_gradient.reshape(x.shape), total.swapaxes(1, 2)
+
+
+def _convolve_tiles(x: Array, kernel: Array, slope: float) -> Array:
+    matrices = winograd.kernel_to_tiles(kernel)
+
+    def one_part(x: Array) -> Array:
+        tiles = winograd.images_to_tiles(activation(slope)(x))
+        return winograd.tiles_to_images(tiles @ matrices, x.shape)
+
+    return _map(one_part, _in_parts(x, _tile_numbers(x, kernel)))
+
+
+def _gradients_tiles(
+    x: Array, kernel: Array, cotangent: Array, slope: float
+) -> tuple[Array, Array]:
+    # The one to images is a convolution too, with the kernel turned around.
+    matrices = winograd.kernel_to_tiles(_turned(kernel))
+    total, to_kernel = jax.vjp(winograd.kernel_to_tiles, kernel)
+
+    def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, cotangent = part
+        activated, to_images = jax.vjp(activation(slope), x)
+        tiles = winograd.images_to_tiles(activated), winograd.cotangent_to_tiles(cotangent)
+        total = total + jnp.einsum("pnc,pnf->pcf", *tiles)
+        tiles = winograd.images_to_tiles(cotangent) @ matrices
+        return total, *to_images(winograd.tiles_to_images(tiles, x.shape))
+
+    x_parts = _in_parts(x, _tile_numbers(x, kernel))
+    parts = x_parts, cotangent.reshape(*x_parts.shape[:-1], -1)
+    total, x_gradient = jax.lax.scan(one_part, jnp.zeros_like(total), parts)
+    return x_gradient.reshape(x.shape), *to_kernel(total)
+
+
+def _tile_numbers(x: Array, kernel: Array) -> int:
+    """Of an image: of its tiles, and of the products."""
+    tiles = x.shape[1] * x.shape[2] // winograd.TILE**2
+    return winograd.PRODUCTS * tiles * sum(kernel.shape[2:])
 
 
 def _shifts(x: Float[Array, "b H W C"], side: int, axis: int) -> Float[Array, "b H W kC"]:
