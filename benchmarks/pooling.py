@@ -51,7 +51,7 @@ class Config:
     """Time torch.compile as well."""
     asynchronous: bool = False
     """Leave JAX's dispatch on a CPU as it is by default."""
-    memory_modalities: tuple[int, ...] = (32, 64, 128, 256)
+    memory_modalities: tuple[int, ...] = (96, 128, 192, 256)
     """Fewer take less, in another way: their overlaps need no loop."""
     memory_batch: int = 256
     memory_dim: int = 64
