@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 64
 # The same of densities: of few, the gradient to the points takes half the time that one program
 # over all of them does, as it is a sum over the experts.
-MOST_DENSITIES = 8
+MOST_DENSITIES = 4
 
 
 @jax.tree_util.register_dataclass
