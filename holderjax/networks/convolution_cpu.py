@@ -66,7 +66,7 @@ def transposed_convolution(
 
 
 def activation(slope: float) -> Callable[[Array], Array]:
-    """A leaky ReLU of any shape, none if the slope is 1; as that is above zero, signs stay.
+    """A leaky ReLU, [...] to [...], none if the slope is 1; as that is above zero, signs stay.
 
     A product, as its gradient is one then: of `jax.nn.leaky_relu` that is a sum of two selections.
     """
@@ -201,19 +201,21 @@ def _gradients_tiles(
 ) -> tuple[Array, Array]:
     # The one to images is a convolution too, with the kernel turned around.
     matrices = winograd.kernel_to_tiles(_turned(kernel))
-    total, to_kernel = jax.vjp(winograd.kernel_to_tiles, kernel)
 
     def one_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, cotangent = part
         activated, to_images = jax.vjp(activation(slope), x)
-        tiles = winograd.images_to_tiles(activated), winograd.cotangent_to_tiles(cotangent)
-        total = total + jnp.einsum("pnc,pnf->pcf", *tiles)
-        tiles = winograd.images_to_tiles(cotangent) @ matrices
-        return total, *to_images(winograd.tiles_to_images(tiles, x.shape))
+        tiles = winograd.images_to_tiles(activated)
+        cotangent_tiles = winograd.cotangent_to_tiles(cotangent)
+        total = total + jnp.einsum("pnc,pnf->pcf", tiles, cotangent_tiles)
+        result = winograd.images_to_tiles(cotangent) @ matrices
+        return total, *to_images(winograd.tiles_to_images(result, x.shape))
 
     x_parts = _in_parts(x, _tile_numbers(x, kernel))
     parts = x_parts, cotangent.reshape(*x_parts.shape[:-1], -1)
-    total, x_gradient = jax.lax.scan(one_part, jnp.zeros_like(total), parts)
+    zeros = jnp.zeros((winograd.PRODUCTS, *kernel.shape[2:]), x.dtype)
+    total, x_gradient = jax.lax.scan(one_part, zeros, parts)
+    to_kernel = jax.linear_transpose(winograd.kernel_to_tiles, kernel)
     return x_gradient.reshape(x.shape), *to_kernel(total)
 
 

@@ -85,10 +85,11 @@ class DiagGaussian(LocationScale):
 
 @jax.custom_jvp
 def sum_over_dims(x: Float[Array, "... D"]) -> Float[Array, "..."]:
-    """The sum over the last axis of terms none of which is minus infinity.
+    """The sum over the last axis of terms none of which is minus infinity: that makes NaN on a CPU.
 
-    On a CPU as a product with ones: XLA adds up a row one number after another there, and computes
-    what it adds in the same loop, neither with vector instructions.
+    There, a sum of at most 32 terms may be infinite from 4e34 on (float32). It is a product with
+    ones: XLA adds up a row one number after another, and computes what it adds in the same loop,
+    neither with vector instructions.
     """
     return jax.lax.platform_dependent(x, cpu=_sum_of_blocks, default=lambda x: x.sum(axis=-1))
 

@@ -1,4 +1,4 @@
-"""Convolutions by tiles are convolutions, and round about as much as a sum of taps does."""
+"""Convolutions by tiles are convolutions, and round little more than a sum of taps does."""
 
 from __future__ import annotations
 
@@ -65,18 +65,16 @@ def test_it_is_what_a_convolution_is_of_such_images():
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "channels"),
-    [(14, 16, (32, 32)), (16, 18, (32, 32)), (12, 16, (32, 32)), (16, 16, (3, 64))],
+    ("height", "width", "channels", "stride"),
+    [
+        *((14, 16, (32, 32), 1), (16, 18, (32, 32), 1), (12, 16, (32, 32), 1)),
+        *((16, 16, (3, 64), 1), (16, 20, (32, 40), 2)),
+    ],
 )
-def test_others_are_not(height, width, channels):
+def test_others_are_not(height, width, channels, stride):
     x, kernel, _ = arrays(height=height, width=width, channels=channels)
-    assert convolution_cpu.convolution(x, kernel, (1, 1)).convolve is not (
-        convolution_cpu._convolve_tiles
-    )
-    x, kernel, _ = arrays()
-    assert convolution_cpu.convolution(x, kernel, (2, 2)).convolve is not (
-        convolution_cpu._convolve_tiles
-    )
+    way = convolution_cpu.convolution(x, kernel, (stride, stride))
+    assert way.convolve is not convolution_cpu._convolve_tiles
 
 
 def test_a_number_that_is_not_finite_stays_in_its_tiles():

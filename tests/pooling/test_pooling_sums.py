@@ -83,8 +83,8 @@ def test_derivatives_of_any_order():
 @pytest.mark.parametrize("shape", [(1,), (2, 5), (7, 3, 4), (3, 0)])
 def test_log_sum_exp_is_that_of_jax(shape):
     x = numbers(shape, scale=50.0)
-    if x.size:
-        x[0] = -np.inf if len(x) > 1 else x[0]
+    if len(x) > 1:
+        x[0] = -np.inf
     for f in (lambda g: g, lambda g: jax.grad(lambda x: g(x).sum())):
         found, expected = f(log_sum_exp)(x), f(lambda x: jax.nn.logsumexp(x, axis=0))(x)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
