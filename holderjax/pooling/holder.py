@@ -11,10 +11,11 @@ as n grows the pool approaches the normalised product of :math:`q_j^{w_j}`.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
-from math import factorial, prod
+from math import factorial, log, prod
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -67,7 +68,8 @@ class HolderPosterior(PooledPosterior):
 
     def choose(self, index: Int[Array, "..."]) -> DiagGaussian:
         """As for any mixture, but made of the experts: the gradient reaches no other component."""
-        return _chosen(self.experts, self.order, index)
+        multisets = jnp.asarray(_multisets(self.experts.mean.shape[0], self.order)[0])
+        return _geometric_means(self.experts, multisets[index])
 
 
 def holder_pool(
@@ -124,7 +126,8 @@ def holder_log_normalizer(
 ) -> Float[Array, "..."]:
     r"""log c, where :math:`c = 1 / \sum_k C_k` and the weights sum to one.
 
-    Memory is O(M D) per batch entry beside the K scalars :math:`C_k`.
+    Memory is O(M D) per batch entry, beside the K scalars :math:`C_k` of up to 64 experts or an
+    order above two.
 
     Args:
       experts: Gaussians [M, ..., D].
@@ -137,7 +140,7 @@ def holder_log_normalizer(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    return -log_sum_exp(_log_masses(experts, log_weights, order))
+    return -_log_total(experts, log_weights, order)
 
 
 def holder_log_prob(
@@ -164,7 +167,7 @@ def holder_log_prob(
     """
     order = _check_order(order)
     experts, log_weights, _ = present_experts(experts, weights, mask)
-    log_normalizer = -log_sum_exp(_log_masses(experts, log_weights, order))
+    log_normalizer = -_log_total(experts, log_weights, order)
     return log_normalizer + _log_power(experts, log_weights, order, z)
 
 
@@ -193,8 +196,8 @@ def holder_sample(
     """
     experts, log_weights, _ = present_experts(experts, weights, mask)
     key_pair, key_noise = jax.random.split(key)
-    drawn = draw_components(key_pair, _log_masses(experts, log_weights, 2), shape)
-    return _chosen(experts, 2, drawn).sample(key_noise)
+    pairs = _draw_pairs(key_pair, experts, log_weights, shape)
+    return _geometric_means(experts, pairs).sample(key_noise)
 
 
 def _log_power(experts: DiagGaussian, log_weights: Array, order: int, z: Array) -> Array:
@@ -243,15 +246,47 @@ def _factors(experts: DiagGaussian, index: Any) -> list[DiagGaussian]:
     return [jax.tree.map(lambda x, p=p: x[index[..., p]], experts) for p in range(index.shape[-1])]
 
 
-def _chosen(experts: DiagGaussian, order: int, index: Int[Array, "..."]) -> DiagGaussian:
-    """The components of the pool that ``index`` [*samples, *batch] names, and no others."""
-    count, *batch = experts.mean.shape[:-1]
-    multisets = jnp.asarray(_multisets(count, order)[0])[index]
+def _geometric_means(experts: DiagGaussian, multisets: Int[Array, "... n"]) -> DiagGaussian:
+    """The components of the pool that ``multisets`` [*samples, *batch, n] name, and no others."""
+    batch_ndim = experts.mean.ndim - 2
     factors = [
-        jax.tree.map(lambda x, i=multisets[..., p]: gather(x, i, len(batch)), experts)
-        for p in range(order)
+        jax.tree.map(lambda x, p=p: gather(x, multisets[..., p], batch_ndim), experts)
+        for p in range(multisets.shape[-1])
     ]
     return normalized_geometric_mean(factors)[0]
+
+
+def _draw_pairs(
+    key: PRNGKeyArray,
+    experts: DiagGaussian,
+    log_weights: Float[Array, "M ..."],
+    shape: tuple[int, ...],
+) -> Int[Array, "... 2"]:
+    """The two experts of components drawn from the pool of order 2, [*shape, *batch, 2]."""
+    count, *batch = log_weights.shape
+    if count <= MOST_ROWS:
+        drawn = draw_components(key, _log_masses(experts, log_weights, 2), shape)
+        return jnp.asarray(_multisets(count, 2)[0])[drawn]
+    log_masses = _masses_by_rotations(*jax.lax.stop_gradient((experts, log_weights)))
+
+    def rotate(found: tuple[Array, Array], turn: tuple[Array, PRNGKeyArray]) -> tuple[Any, None]:
+        # The new rotation takes the draw over with its share of the mass so far.
+        log_total, pairs = found
+        places, key = turn
+        key_whether, key_which = jax.random.split(key)
+        each = log_masses(places)
+        log_mass = log_sum_exp(each)
+        log_total = jnp.logaddexp(log_total, log_mass)
+        share = jnp.exp(log_mass - log_total)
+        takes = jax.random.uniform(key_whether, (*shape, *batch), share.dtype) < share
+        first = draw_components(key_which, each, shape)
+        new = jnp.stack([first, (first + places) % count], axis=-1)
+        return (log_total, jnp.where(takes[..., None], new, pairs)), None
+
+    places = jnp.arange(count // 2 + 1)
+    nothing = jnp.full(batch, -jnp.inf, log_weights.dtype), jnp.zeros((*shape, *batch, 2), int)
+    (_, pairs), _ = jax.lax.scan(rotate, nothing, (places, jax.random.split(key, len(places))))
+    return pairs
 
 
 def _weighted(
@@ -263,6 +298,18 @@ def _weighted(
     per_component = per_component.reshape(-1, *[1] * (log_integrals.ndim - 1))
     # Term by term: gathered at once they would be an array of n K entries.
     return sum((log_weights[column] for column in index.T), log_integrals + per_component)
+
+
+def _log_total(
+    experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int
+) -> Float[Array, "..."]:
+    """log sum_k C_k; many pairs of experts are never all held."""
+    count = len(log_weights)
+    if order != 2 or count <= MOST_ROWS:
+        return log_sum_exp(_log_masses(experts, log_weights, order))
+    log_masses = _masses_by_rotations(experts, log_weights)
+    of_rotation = jax.checkpoint(lambda places: log_sum_exp(log_masses(places)))
+    return log_sum_exp(jax.lax.map(of_rotation, jnp.arange(count // 2 + 1)))
 
 
 def _log_masses(
@@ -316,22 +363,45 @@ def _overlaps_by_rotations(experts: DiagGaussian) -> Float[Array, "P ..."]:
     Contiguous slices, each pair once. If M is even, the last rotation lays one half over the other.
     """
     count = experts.mean.shape[0]
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), experts)
-
-    @jax.checkpoint
-    def rotated(places: Int[Array, ""]) -> Float[Array, "M ..."]:
-        others = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, places, count), twice)
-        return log_overlap(experts, others)
-
+    rotated = _rotations(experts)
     found, whole = [], (count - 1) // 2
     if whole:
-        rows = jax.lax.map(rotated, jnp.arange(1, whole + 1))
+        overlaps = jax.checkpoint(lambda places: log_overlap(experts, rotated(places)))
+        rows = jax.lax.map(overlaps, jnp.arange(1, whole + 1))
         found.append(rows.reshape(-1, *rows.shape[2:]))
     if count % 2 == 0:
         halves = slice(count // 2), slice(count // 2, count)
         first, last = (_part(experts, half) for half in halves)
         found.append(jax.checkpoint(log_overlap)(first, last))
     return jnp.concatenate(found)[_rotation_order(count)]
+
+
+def _masses_by_rotations(
+    experts: DiagGaussian, log_weights: Float[Array, "M ..."]
+) -> Callable[[Int[Array, ""]], Float[Array, "M ..."]]:
+    """By 0 .. M // 2 places: log C of the components of each expert with that so far behind it.
+
+    Those of the pairs that a rotation finds twice, by half of an even M, have half of it each.
+    """
+    count = len(log_weights)
+    rotated = _rotations((experts, log_weights))
+
+    def log_masses(places: Int[Array, ""]) -> Float[Array, "M ..."]:
+        others, of_others = rotated(places)
+        twice = (places > 0) & (2 * places < count)
+        log_multinomial = jnp.where(twice, log(2), 0.0).astype(log_weights.dtype)
+        return log_overlap(experts, others) + log_weights + of_others + log_multinomial
+
+    return log_masses
+
+
+def _rotations(tree: Any) -> Callable[[Int[Array, ""]], Any]:
+    """By up to M // 2 places: arrays [M, ...] that begin so much later, and go on in front."""
+    count = len(jax.tree.leaves(tree)[0])
+    longer = jax.tree.map(lambda x: jnp.concatenate([x, x[: count // 2]]), tree)
+    return lambda places: jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, places, count), longer
+    )
 
 
 @lru_cache

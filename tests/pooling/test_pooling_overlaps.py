@@ -51,7 +51,22 @@ def test_weights_are_those_of_the_formula(count, dim):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [4, MOST_ROWS + 1])
+@pytest.mark.parametrize("count", [MOST_ROWS + 1, MOST_ROWS + 2])
+def test_the_sum_over_many_pairs_needs_no_table_of_them(count):
+    """With weights and masks of each entry, one of them of a single expert."""
+    experts, rng = experts_of(count, 5, spread=1.0), np.random.default_rng(count)
+    weights = np.float32(rng.uniform(0.0, 1.0, (count, 2)))
+    mask = np.stack([rng.random(count) < 0.5, np.arange(count) == 7], axis=1)
+    found = quick_jit(holder_log_normalizer)(experts, weights=weights, mask=mask)
+    log_weights = np.log(weights[mask[:, 0], 0] / weights[mask[:, 0], 0].sum())
+    i, j = np.array(list(combinations(range(len(log_weights)), 2))).T
+    present = jax.tree.map(lambda x: x[mask[:, 0]], experts)
+    of_pairs = log_overlaps(present)[:, 0] + log_weights[i] + log_weights[j]
+    total = np.exp(2 * log_weights).sum() + 2 * np.exp(of_pairs).sum()
+    np.testing.assert_allclose(found, [-np.log(total), 0.0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [4, MOST_ROWS + 1, MOST_ROWS + 2])
 def test_gradients_are_the_same_forwards_and_backwards(count):
     experts = experts_of(count, 16, spread=1.0)
     direction = experts_of(count, 16, spread=0.1)

@@ -1,13 +1,15 @@
 """Draws follow their densities: two-sample tests with fixed keys, which reject the wrong pools."""
 
+from itertools import combinations
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pooling_cases import quick_jit, take
-from scipy import stats
+from pooling_cases import quick_jit, random_experts, take
+from scipy import special, stats
 from scipy.spatial.distance import cdist
 
 from holderjax.pooling import (
@@ -17,6 +19,8 @@ from holderjax.pooling import (
     holder_sample,
     mixture_of_experts,
 )
+from holderjax.pooling.holder import _draw_pairs
+from holderjax.pooling.inputs import present_experts
 from holderjax.pooling.mixture import draw_components
 
 # Three experts in the plane, chosen so that one axis tells the wrong pools below from the right.
@@ -148,6 +152,27 @@ def test_components_are_drawn_in_proportion_to_their_weights():
         assert (found[~there] == 0).all()
         expected = len(drawn) * weights[there, b] / weights[there, b].sum()
         assert stats.chisquare(found[there], expected).pvalue > 0.01
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_many_experts_draw_their_pairs_without_a_table(count, monkeypatch):
+    """The same shares as of the pool's components; with weights and masks of each entry."""
+    monkeypatch.setattr("holderjax.pooling.holder.MOST_ROWS", 1)
+    rng = np.random.default_rng(count)
+    weights = rng.uniform(0.2, 1.0, (count, 3))
+    mask = np.stack([np.arange(count) != 1, np.ones(count), np.arange(count) == 4], axis=1) > 0
+    experts, log_weights, _ = present_experts(random_experts(0, count, 3, 2), weights, mask)
+    draws = quick_jit(_draw_pairs, static_argnums=3)
+    drawn = np.sort(draws(jax.random.key(0), experts, log_weights, (100_000,)), axis=-1)
+    log_shares = holder_pool(experts, weights=weights, mask=mask).log_weights
+    multisets = [(i, i) for i in range(count)] + list(combinations(range(count), 2))
+    numbers = [count * i + j for i, j in multisets]
+    for b in range(3):
+        found = np.bincount(drawn[:, b] @ [count, 1], minlength=count**2)[numbers]
+        there = np.isfinite(log_shares[:, b])
+        assert (found[~there] == 0).all()
+        expected = len(drawn) * special.softmax(np.float64(log_shares[there, b]))
+        assert there.sum() == 1 or stats.chisquare(found[there], expected).pvalue > 0.01
 
 
 @given(
