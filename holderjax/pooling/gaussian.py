@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from math import gcd, log, pi
@@ -261,6 +261,38 @@ def _num_parts(dim: int) -> int:
     return next(n for n in (8, 4, 2, 1) if n == 1 or (dim % n == 0 and dim >= 8 * n))
 
 
+def quick_log_overlap(
+    mean_p: Float[Array, "... D"],
+    variance_p: Float[Array, "... D"],
+    mean_q: Float[Array, "... D"],
+    variance_q: Float[Array, "... D"],
+) -> Float[Array, "..."]:
+    r"""`log_bhattacharyya` of Gaussians whose variances are known, for sums of S, not for log S.
+
+    .. math::
+      \log S = \tfrac14 \sum_d \Big[\log \frac{4 v_p v_q}{(v_p + v_q)^2}
+        - \frac{(\mu_p - \mu_q)^2}{v_p + v_q}\Big]
+
+    Without an exponential it takes less than half the time. But the quotient underflows where S is
+    below 5e-10 (float32), which is then zero, and variances beyond the type's range count as its
+    end: of log-variances up to 85 (float32) all are within.
+    """
+    num_parts = _num_parts(mean_p.shape[-1])
+    end = 0.25 / float(jnp.finfo(variance_p.dtype).tiny)  # twice it has a normal inverse
+    total: Any = 0.0
+    product: Any = 1.0
+    for m_p, v_p, m_q, v_q in _in_parts(num_parts, mean_p, variance_p, mean_q, variance_q):
+        v_p, v_q = (jnp.clip(v, 1 / end, end) for v in (v_p, v_q))
+        precision = 1.0 / (v_p + v_q)
+        total += jnp.square(m_p - m_q) * precision
+        product *= 4.0 * (v_p * precision) * (v_q * precision)
+    return 0.25 * _linear_sum(jnp.log(product) - total)
+
+
+def _in_parts(num_parts: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    return zip(*(jnp.split(x, num_parts, axis=-1) for x in arrays), strict=True)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_overlap(
     num_parts: int,
@@ -276,13 +308,9 @@ def _log_overlap(
     takes it of every pair of its experts, so it is not left to `normalized_geometric_mean`, and
     logarithms are taken of products.
     """
-    parts = zip(
-        *(jnp.split(x, num_parts, axis=-1) for x in (mean_p, log_var_p, mean_q, log_var_q)),
-        strict=True,
-    )
     total: Any = 0.0
     product: Any = 1.0
-    for m_p, l_p, m_q, l_q in parts:
+    for m_p, l_p, m_q, l_q in _in_parts(num_parts, mean_p, log_var_p, mean_q, log_var_q):
         h = jnp.abs(l_p - l_q)
         cosh = 0.5 + 0.5 * jnp.exp(-h)  # times exp(-h/2)
         precision = jnp.exp(-jnp.maximum(l_p, l_q)) / cosh

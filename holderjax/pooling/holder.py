@@ -11,9 +11,9 @@ as n grows the pool approaches the normalised product of :math:`q_j^{w_j}`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations, combinations_with_replacement
 from math import factorial, log, prod
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from holderjax.pooling.gaussian import (
     log_overlap,
     log_sum_exp,
     normalized_geometric_mean,
+    quick_log_overlap,
 )
 from holderjax.pooling.inputs import present_experts
 from holderjax.pooling.mixture import PooledPosterior, draw_components, gather
@@ -35,11 +36,13 @@ from holderjax.pooling.mixture import PooledPosterior, draw_components, gather
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-# Experts up to which overlaps are written out expert by expert. That is up to two and a half times
-# as fast as a loop, and takes longer to compile: four seconds for so many.
-MOST_ROWS = 64
-# The same of densities: of few, the gradient to the points takes half the time that one program
-# over all of them does, as it is a sum over the experts.
+# Experts up to which overlaps are written out expert by expert; of more, in blocks that are larger
+# and few, so that M = 64 compiles in a second.
+MOST_ROWS = 8
+# Experts up to which a table of all overlaps is made; of more, memory has to stay linear in M.
+MOST_IN_TABLE = 64
+# Experts up to which densities are computed one by one: the gradient to the points takes half the
+# time then, as it is a sum over the experts.
 MOST_DENSITIES = 4
 
 
@@ -215,8 +218,8 @@ def _log_power(experts: DiagGaussian, log_weights: Array, order: int, z: Array) 
     return order * log_sum_exp(powers)
 
 
-def _part(experts: DiagGaussian, at: Any) -> DiagGaussian:
-    return jax.tree.map(lambda x: x[at], experts)
+def _part(tree: Any, at: Any) -> Any:
+    return jax.tree.map(lambda x: x[at], tree)
 
 
 def _check_order(order: int) -> int:
@@ -264,8 +267,8 @@ def _draw_pairs(
 ) -> Int[Array, "... 2"]:
     """The two experts of components drawn from the pool of order 2, [*shape, *batch, 2]."""
     count, *batch = log_weights.shape
-    if count <= MOST_ROWS:
-        drawn = draw_components(key, _log_masses(experts, log_weights, 2), shape)
+    if count <= MOST_IN_TABLE:
+        drawn = draw_components(key, _log_masses(experts, log_weights, 2, exact=False), shape)
         return jnp.asarray(_multisets(count, 2)[0])[drawn]
     log_masses = _masses_by_rotations(*jax.lax.stop_gradient((experts, log_weights)))
 
@@ -305,28 +308,31 @@ def _log_total(
 ) -> Float[Array, "..."]:
     """log sum_k C_k; many pairs of experts are never all held."""
     count = len(log_weights)
-    if order != 2 or count <= MOST_ROWS:
-        return log_sum_exp(_log_masses(experts, log_weights, order))
+    if order != 2 or count <= MOST_IN_TABLE:
+        return log_sum_exp(_log_masses(experts, log_weights, order, exact=False))
     log_masses = _masses_by_rotations(experts, log_weights)
     of_rotation = jax.checkpoint(lambda places: log_sum_exp(log_masses(places)))
     return log_sum_exp(jax.lax.map(of_rotation, jnp.arange(count // 2 + 1)))
 
 
 def _log_masses(
-    experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int
+    experts: DiagGaussian, log_weights: Float[Array, "M ..."], order: int, *, exact: bool = True
 ) -> Float[Array, "K ..."]:
-    """log C_k of every multiset, with no component built."""
-    return _weighted(_log_integrals(experts, order), log_weights, order)
+    """log C_k of every multiset, with no component built; if not ``exact``, good for sums of C_k.
+
+    What is lost then is below the rounding of the experts' own C.
+    """
+    return _weighted(_log_integrals(experts, order, exact), log_weights, order)
 
 
-def _log_integrals(experts: DiagGaussian, order: int) -> Float[Array, "K ..."]:
+def _log_integrals(experts: DiagGaussian, order: int, exact: bool) -> Float[Array, "K ..."]:
     """The log-integral of every multiset at O(M D) memory, also in the gradient."""
     count, *batch = experts.mean.shape[:-1]
     of_experts = jnp.zeros((count, *batch), experts.mean.dtype)
     if order == 1:  # no need to look at them
         return of_experts
     if order == 2:
-        return jnp.concatenate([of_experts, _log_overlaps(experts)])
+        return jnp.concatenate([of_experts, _log_overlaps(experts, exact)])
     return jax.lax.map(
         jax.checkpoint(lambda k: normalized_geometric_mean(_factors(experts, k))[1]),
         jnp.asarray(_multisets(count, order)[0]),
@@ -334,26 +340,64 @@ def _log_integrals(experts: DiagGaussian, order: int) -> Float[Array, "K ..."]:
     )
 
 
-def _log_overlaps(experts: DiagGaussian) -> Float[Array, "P ..."]:
+def _log_overlaps(experts: DiagGaussian, exact: bool) -> Float[Array, "P ..."]:
     """log S_ij of all pairs i < j in lexicographic order."""
     count = experts.mean.shape[0]
     if count == 1:
         return jnp.zeros((0, *experts.mean.shape[1:-1]), experts.mean.dtype)
-    return (_overlaps_by_rows if count <= MOST_ROWS else _overlaps_by_rotations)(experts)
+    if count > MOST_IN_TABLE:
+        return _overlaps_by_rotations(experts)
+    return _overlaps_in_blocks(exact, experts)
 
 
-@jax.custom_jvp
-def _overlaps_by_rows(experts: DiagGaussian) -> Float[Array, "P ..."]:
-    """Each expert with all that follow it: the faster way, as it copies none and needs no loop."""
-    rows = range(experts.mean.shape[0] - 1)
-    return jnp.concatenate(
-        [log_bhattacharyya(_part(experts, i), _part(experts, slice(i + 1, None))) for i in rows]
-    )
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _overlaps_in_blocks(exact: bool, experts: DiagGaussian) -> Float[Array, "P ..."]:
+    """Some experts with some others at a time: the faster way, as it needs no loop."""
+    count, *batch = experts.mean.shape[:-1]
+    if exact or count == 2:  # variances of a single pair are no use to others
+        found = [log_bhattacharyya(p, q) for p, q in _blocks(experts)]
+    else:
+        arrays = experts.mean, experts.variance
+        found = [quick_log_overlap(*p, *q) for p, q in _blocks(arrays)]
+    overlaps = jnp.concatenate([x.reshape(-1, *batch) for x in found])
+    return overlaps if count <= MOST_ROWS else overlaps[_block_order(count)]
 
 
-@_overlaps_by_rows.defjvp
-def _(primals: tuple[DiagGaussian], tangents: tuple[DiagGaussian]) -> tuple[Array, Array]:
-    # Rows of unequal length would each keep experts of their own for the gradient.
+def _blocks(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Arrays [M, ...] as pairs whose leading axes broadcast: every two experts in one of them.
+
+    Rows of few experts: each with all that follow it. Of more, the first half with the second, then
+    both halves so at once, and so on; where a number is odd, the last with all before it first.
+    """
+    size = len(jax.tree.leaves(tree)[0])
+    if size <= MOST_ROWS:
+        for i in range(size - 1):
+            yield _part(tree, i), _part(tree, slice(i + 1, None))
+        return
+    groups = _part(tree, np.newaxis)
+    while size > 1:
+        if size % 2:
+            size -= 1
+            yield _part(groups, np.s_[:, size:, None]), _part(groups, np.s_[:, None, :size])
+            groups = _part(groups, np.s_[:, :size])
+        size //= 2
+        yield _part(groups, np.s_[:, :size, None]), _part(groups, np.s_[:, None, size:])
+        groups = jax.tree.map(lambda x, n=size: x.reshape(-1, n, *x.shape[2:]), groups)
+
+
+@lru_cache
+def _block_order(count: int) -> np.ndarray:
+    """Where `_overlaps_in_blocks` finds the pairs (0, 1), (0, 2), ... among its blocks."""
+    blocks = (np.broadcast_arrays(*block) for block in _blocks(np.arange(count)))
+    i, j = np.concatenate([np.reshape(block, (2, -1)) for block in blocks], axis=1)
+    return np.argsort(count * np.minimum(i, j) + np.maximum(i, j)).astype(np.int32)
+
+
+@_overlaps_in_blocks.defjvp
+def _(
+    exact: bool, primals: tuple[DiagGaussian], tangents: tuple[DiagGaussian]
+) -> tuple[Array, Array]:
+    # Blocks would each keep experts of their own for the gradient.
     return jax.jvp(_overlaps_by_rotations, primals, tangents)
 
 

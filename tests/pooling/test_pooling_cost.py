@@ -9,7 +9,7 @@ import pytest
 from pooling_cases import random_experts
 
 from holderjax.pooling import holder_log_normalizer, holder_log_prob, holder_pool, holder_sample
-from holderjax.pooling.holder import MOST_ROWS
+from holderjax.pooling.holder import MOST_IN_TABLE
 
 M, D = 8, 11
 
@@ -82,7 +82,7 @@ def test_no_component_is_built_in_the_gradient(function, order):
 @pytest.mark.parametrize("name", ["log_prob", "log_normalizer", "sample", "weights of the pool"])
 def test_not_even_a_number_for_each_pair_of_many_experts(name, transform):
     """The pool itself has them in its weights: the check must see that."""
-    count, batch = MOST_ROWS + 2, 4
+    count, batch = MOST_IN_TABLE + 2, 4
     function = LINEAR[name][0] if name in LINEAR else lambda q: holder_pool(q).log_weights
     jaxpr = jax.make_jaxpr(transform(function))(random_experts(0, count, batch, D))
     found = any(prod(shape) >= comb(count, 2) * batch for shape in arrays(jaxpr))

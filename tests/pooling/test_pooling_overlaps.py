@@ -11,8 +11,8 @@ import pytest
 from pooling_cases import quick_jit
 
 from holderjax.pooling import DiagGaussian, holder_log_normalizer, holder_pool, log_bhattacharyya
-from holderjax.pooling.gaussian import log_overlap
-from holderjax.pooling.holder import MOST_ROWS
+from holderjax.pooling.gaussian import log_overlap, quick_log_overlap
+from holderjax.pooling.holder import MOST_IN_TABLE, MOST_ROWS
 
 STEP = -1e-3, 1e-3
 
@@ -42,7 +42,20 @@ def log_normalizer(experts):
     return -np.log(np.exp(log_masses(experts)).sum(axis=0))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, MOST_ROWS, MOST_ROWS + 1, MOST_ROWS + 2])
+COUNTS = [
+    1,
+    2,
+    3,
+    MOST_ROWS,
+    MOST_ROWS + 1,
+    22,
+    MOST_IN_TABLE,
+    MOST_IN_TABLE + 1,
+    MOST_IN_TABLE + 2,
+]
+
+
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("dim", [3, 24])
 def test_weights_are_those_of_the_formula(count, dim):
     experts = experts_of(count, dim, spread=1.0)
@@ -51,12 +64,12 @@ def test_weights_are_those_of_the_formula(count, dim):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [MOST_ROWS + 1, MOST_ROWS + 2])
-def test_the_sum_over_many_pairs_needs_no_table_of_them(count):
+@pytest.mark.parametrize("count", COUNTS[2:])
+def test_the_normalizer_is_that_of_the_formula(count):
     """With weights and masks of each entry, one of them of a single expert."""
-    experts, rng = experts_of(count, 5, spread=1.0), np.random.default_rng(count)
+    experts, rng = experts_of(count, 24, spread=0.5), np.random.default_rng(count)
     weights = np.float32(rng.uniform(0.0, 1.0, (count, 2)))
-    mask = np.stack([rng.random(count) < 0.5, np.arange(count) == 7], axis=1)
+    mask = np.stack([rng.random(count) < 0.7, np.arange(count) == 1], axis=1)
     found = quick_jit(holder_log_normalizer)(experts, weights=weights, mask=mask)
     log_weights = np.log(weights[mask[:, 0], 0] / weights[mask[:, 0], 0].sum())
     i, j = np.array(list(combinations(range(len(log_weights)), 2))).T
@@ -66,7 +79,7 @@ def test_the_sum_over_many_pairs_needs_no_table_of_them(count):
     np.testing.assert_allclose(found, [-np.log(total), 0.0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [4, MOST_ROWS + 1, MOST_ROWS + 2])
+@pytest.mark.parametrize("count", [4, MOST_ROWS + 2, MOST_IN_TABLE + 1, MOST_IN_TABLE + 2])
 def test_gradients_are_the_same_forwards_and_backwards(count):
     experts = experts_of(count, 16, spread=1.0)
     direction = experts_of(count, 16, spread=0.1)
@@ -94,6 +107,29 @@ def test_any_size_and_spread(dim, spread):
     assert (found <= 0).all()
 
 
+@pytest.mark.parametrize("dim", [1, 7, 16, 64, 512])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 40.0])
+def test_quick_overlaps_are_the_same_unless_they_are_nothing(dim, spread):
+    p, q = (jax.tree.map(lambda x, i=i: x[i], experts_of(2, dim, spread, 100)) for i in range(2))
+    p, q = (DiagGaussian(0.1 * x.mean, np.clip(x.log_var, -85, 85)) for x in (p, q))
+    found = np.asarray(quick_log_overlap(p.mean, p.variance, q.mean, q.variance))
+    both = DiagGaussian(*(jnp.stack([getattr(e, f) for e in (p, q)]) for f in ("mean", "log_var")))
+    expected = log_overlaps(both)[0]
+    nothing = found == -np.inf
+    assert (expected[nothing] < np.log(5e-10)).all()
+    np.testing.assert_allclose(found[~nothing], expected[~nothing], rtol=1e-5, atol=2e-6 * dim)
+    assert nothing.any() == (spread == 40.0)
+
+
+@pytest.mark.parametrize("log_var", [-1e3, -90.0, 90.0, 1e3])
+def test_quick_overlaps_of_variances_beyond_their_type_are_numbers(log_var):
+    beyond, inside = DiagGaussian(jnp.zeros(16), jnp.full(16, log_var)), experts_of(1, 16, batch=1)
+    same = quick_log_overlap(beyond.mean, beyond.variance, beyond.mean, beyond.variance)
+    np.testing.assert_allclose(same, 0.0, atol=1e-5)
+    other = quick_log_overlap(beyond.mean, beyond.variance, inside.mean, inside.variance)
+    assert (other == -np.inf).all()
+
+
 @pytest.mark.parametrize("num_parts", [1, 2, 4, 8])
 def test_parts_are_a_matter_of_rounding(num_parts):
     p, q = (jax.tree.map(lambda x, i=i: x[i], experts_of(2, 64)) for i in range(2))
@@ -101,7 +137,7 @@ def test_parts_are_a_matter_of_rounding(num_parts):
     np.testing.assert_allclose(found, log_overlap(p, q), rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [3, MOST_ROWS + 1])
+@pytest.mark.parametrize("count", [3, MOST_IN_TABLE + 1])
 def test_float32_stays_float32_where_float64_is_allowed(count):
     experts = experts_of(count, 16)
     with jax.enable_x64(True):

@@ -157,7 +157,7 @@ def test_components_are_drawn_in_proportion_to_their_weights():
 @pytest.mark.parametrize("count", [5, 6])
 def test_many_experts_draw_their_pairs_without_a_table(count, monkeypatch):
     """The same shares as of the pool's components; with weights and masks of each entry."""
-    monkeypatch.setattr("holderjax.pooling.holder.MOST_ROWS", 1)
+    monkeypatch.setattr("holderjax.pooling.holder.MOST_IN_TABLE", 1)
     rng = np.random.default_rng(count)
     weights = rng.uniform(0.2, 1.0, (count, 3))
     mask = np.stack([np.arange(count) != 1, np.ones(count), np.arange(count) == 4], axis=1) > 0
