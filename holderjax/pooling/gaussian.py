@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Numbers in a row that a CPU adds up at once, and that short rows are put together to.
 BLOCK = 64
+# Terms up to which `log_sum_exp` takes them one by one: a single loop, which waits for no other.
+FEW_TERMS = 5
 
 
 class LocationScale(ABC):
@@ -140,8 +142,11 @@ def log_sum_exp(x: Float[Array, "K ..."]) -> Float[Array, "..."]:
     On a CPU the sum is a product with ones here too: inside a sum, exponentials are not computed
     with vector instructions.
     """
-    largest = jax.lax.stop_gradient(x.max(axis=0))
+    few = len(x) <= FEW_TERMS
+    largest = jax.lax.stop_gradient(reduce(jnp.maximum, list(x)) if few else x.max(axis=0))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    if few:
+        return jnp.log(sum(jnp.exp(term - largest) for term in x)) + largest
     each = jnp.exp(x - largest)
     total = jax.lax.platform_dependent(each, cpu=_product_of_ones, default=lambda x: x.sum(axis=0))
     return jnp.log(total) + largest
