@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # Numbers in a row that a CPU adds up at once, and that short rows are put together to.
 BLOCK = 64
-# Terms up to which `log_sum_exp` takes them one by one: a single loop, which waits for no other.
+# Terms up to which the largest is found one by one, in a loop with what follows: a CPU's reduction
+# is a call of its own, which wakes a second thread.
 FEW_TERMS = 5
 
 
@@ -142,11 +143,8 @@ def log_sum_exp(x: Float[Array, "K ..."]) -> Float[Array, "..."]:
     On a CPU the sum is a product with ones here too: inside a sum, exponentials are not computed
     with vector instructions.
     """
-    few = len(x) <= FEW_TERMS
-    largest = jax.lax.stop_gradient(reduce(jnp.maximum, list(x)) if few else x.max(axis=0))
-    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    if few:
-        return jnp.log(sum(jnp.exp(term - largest) for term in x)) + largest
+    largest = reduce(jnp.maximum, list(x)) if len(x) <= FEW_TERMS else x.max(axis=0)
+    largest = jnp.where(jnp.isfinite(largest), jax.lax.stop_gradient(largest), 0.0)
     each = jnp.exp(x - largest)
     total = jax.lax.platform_dependent(each, cpu=_product_of_ones, default=lambda x: x.sum(axis=0))
     return jnp.log(total) + largest
@@ -278,9 +276,9 @@ def quick_log_overlap(
       \log S = \tfrac14 \sum_d \Big[\log \frac{4 v_p v_q}{(v_p + v_q)^2}
         - \frac{(\mu_p - \mu_q)^2}{v_p + v_q}\Big]
 
-    Without an exponential it takes less than half the time. But the quotient underflows where S is
-    below 5e-10 (float32), which is then zero, and variances beyond the type's range count as its
-    end: of log-variances up to 85 (float32) all are within.
+    Without an exponential it takes half the time or less. But the quotient may underflow where S is
+    below 5e-10 (float32), which then counts as zero, and variances so large or small that their
+    inverses are no normal numbers count as the last that are: log-variances up to 85 are unharmed.
     """
     num_parts = _num_parts(mean_p.shape[-1])
     end = 0.25 / float(jnp.finfo(variance_p.dtype).tiny)  # twice it has a normal inverse
@@ -291,7 +289,7 @@ def quick_log_overlap(
         precision = 1.0 / (v_p + v_q)
         total += jnp.square(m_p - m_q) * precision
         product *= 4.0 * (v_p * precision) * (v_q * precision)
-    return 0.25 * _linear_sum(jnp.log(product) - total)
+    return jnp.minimum(0.25 * _linear_sum(jnp.log(product) - total), 0.0)
 
 
 def _in_parts(num_parts: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
