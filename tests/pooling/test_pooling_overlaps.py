@@ -42,17 +42,7 @@ def log_normalizer(experts):
     return -np.log(np.exp(log_masses(experts)).sum(axis=0))
 
 
-COUNTS = [
-    1,
-    2,
-    3,
-    MOST_ROWS,
-    MOST_ROWS + 1,
-    22,
-    MOST_IN_TABLE,
-    MOST_IN_TABLE + 1,
-    MOST_IN_TABLE + 2,
-]
+COUNTS = [1, 2, 3, 22, *(most + n for most in (MOST_ROWS, MOST_IN_TABLE) for n in range(3))]
 
 
 @pytest.mark.parametrize("count", COUNTS)
