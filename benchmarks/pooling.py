@@ -52,7 +52,7 @@ class Config:
     asynchronous: bool = False
     """Leave JAX's dispatch on a CPU as it is by default."""
     memory_modalities: tuple[int, ...] = (96, 128, 192, 256)
-    """Fewer take less, in another way: their overlaps need no loop."""
+    """Up to 64 a table of their overlaps is made, so that they do not compare."""
     memory_batch: int = 256
     memory_dim: int = 64
     out: Path | None = None
