@@ -65,7 +65,7 @@ class DiagGaussian(LocationScale):
         """log N(z; mean, variance), summed over D; ``z`` broadcasts against the batch axes."""
         check_broadcast(jnp.shape(z), self.mean.shape)
         scaled = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
-        return -0.5 * sum_over_dims(scaled + self.log_var + log(2 * pi))
+        return -0.5 * (sum_over_dims(scaled + self.log_var) + self.mean.shape[-1] * log(2 * pi))
 
     @staticmethod
     def draw_noise(
@@ -130,7 +130,7 @@ def _sum_of_blocks(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     # infinity, 4e34 in float32, and one further down for no number. No row adds up to another's.
     infinity = float(jnp.finfo(x.dtype).max) / (2 * BLOCK**2)
     nan = -BLOCK * infinity
-    x = jnp.where(x >= infinity, infinity, jnp.where(x > -infinity, x, nan))
+    x = jnp.where(x > -infinity, jnp.minimum(x, infinity), nan)
     matrix = np.kron(np.eye(rows, dtype=x.dtype), np.ones((dim, 1), x.dtype))
     total = _product(x.reshape(-1, rows * dim), matrix).reshape(x.shape[:-1])
     finite = jnp.abs(total) < infinity
