@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations_with_replacement
 from math import factorial, log, prod
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,7 @@ def holder_sample(
     """Draws from the pool of order 2, building only the components that are drawn.
 
     Reparameterised given the component: gradients reach the experts through the draw, not through
-    the choice.
+    the choice. Memory is as that of `holder_log_normalizer`.
 
     Args:
       key: PRNG key.
@@ -347,11 +347,11 @@ def _log_overlaps(experts: DiagGaussian, exact: bool) -> Float[Array, "P ..."]:
         return jnp.zeros((0, *experts.mean.shape[1:-1]), experts.mean.dtype)
     if count > MOST_IN_TABLE:
         return _overlaps_by_rotations(experts)
-    return _overlaps_in_blocks(exact, experts)
+    return _overlaps_in_blocks(experts, exact)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _overlaps_in_blocks(exact: bool, experts: DiagGaussian) -> Float[Array, "P ..."]:
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _overlaps_in_blocks(experts: DiagGaussian, exact: bool) -> Float[Array, "P ..."]:
     """Some experts with some others at a time: the faster way, as it needs no loop."""
     count, *batch = experts.mean.shape[:-1]
     if exact or count == 2:  # variances of a single pair are no use to others
@@ -389,8 +389,13 @@ def _blocks(tree: Any) -> Iterator[tuple[Any, Any]]:
 def _block_order(count: int) -> np.ndarray:
     """Where `_overlaps_in_blocks` finds the pairs (0, 1), (0, 2), ... among its blocks."""
     blocks = (np.broadcast_arrays(*block) for block in _blocks(np.arange(count)))
-    i, j = np.concatenate([np.reshape(block, (2, -1)) for block in blocks], axis=1)
-    return np.argsort(count * np.minimum(i, j) + np.maximum(i, j)).astype(np.int32)
+    return _lexicographic([(i.ravel(), j.ravel()) for i, j in blocks])
+
+
+def _lexicographic(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The places of (0, 1), (0, 2), ... among pairs [P], [P] of either order, put together."""
+    i, j = np.sort(np.concatenate(pairs, axis=1), axis=0)
+    return np.lexsort((j, i)).astype(np.int32)
 
 
 @_overlaps_in_blocks.defjvp
@@ -423,9 +428,10 @@ def _overlaps_by_rotations(experts: DiagGaussian) -> Float[Array, "P ..."]:
 def _masses_by_rotations(
     experts: DiagGaussian, log_weights: Float[Array, "M ..."]
 ) -> Callable[[Int[Array, ""]], Float[Array, "M ..."]]:
-    """By 0 .. M // 2 places: log C of the components of each expert with that so far behind it.
+    """From r in 0 .. M // 2 to log C of the components of experts j and (j + r) mod M, for each j.
 
-    Those of the pairs that a rotation finds twice, by half of an even M, have half of it each.
+    Over all r that is every component once: r = 0 are the experts themselves, and the pairs that
+    half of an even M finds twice have half of their C each.
     """
     count = len(log_weights)
     rotated = _rotations((experts, log_weights))
@@ -440,7 +446,7 @@ def _masses_by_rotations(
 
 
 def _rotations(tree: Any) -> Callable[[Int[Array, ""]], Any]:
-    """By up to M // 2 places: arrays [M, ...] that begin so much later, and go on in front."""
+    """From r in 0 .. M // 2 to the arrays [M, ...] whose entry j is entry (j + r) mod M."""
     count = len(jax.tree.leaves(tree)[0])
     longer = jax.tree.map(lambda x: jnp.concatenate([x, x[: count // 2]]), tree)
     return lambda places: jax.tree.map(
@@ -451,8 +457,6 @@ def _rotations(tree: Any) -> Callable[[Int[Array, ""]], Any]:
 @lru_cache
 def _rotation_order(count: int) -> np.ndarray:
     """Where `_overlaps_by_rotations` finds the pairs (0, 1), (0, 2), ... among its rotations."""
-    pairs = [(j, (j + r) % count) for r in range(1, count // 2 + 1) for j in range(count)]
-    place: dict[tuple[int, int], int] = {}
-    for k, (i, j) in enumerate(pairs):
-        place.setdefault((min(i, j), max(i, j)), k)
-    return np.asarray([place[pair] for pair in combinations(range(count), 2)], np.int32)
+    first, half = np.arange(count), np.arange(count // 2)
+    pairs = [(first, (first + places) % count) for places in range(1, (count + 1) // 2)]
+    return _lexicographic(pairs + [(half, half + count // 2)] * (count % 2 == 0))

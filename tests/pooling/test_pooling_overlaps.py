@@ -100,11 +100,11 @@ def test_any_size_and_spread(dim, spread):
 @pytest.mark.parametrize("dim", [1, 7, 16, 64, 512])
 @pytest.mark.parametrize("spread", [0.1, 3.0, 40.0])
 def test_quick_overlaps_are_the_same_unless_they_are_nothing(dim, spread):
-    p, q = (jax.tree.map(lambda x, i=i: x[i], experts_of(2, dim, spread, 100)) for i in range(2))
-    p, q = (DiagGaussian(0.1 * x.mean, np.clip(x.log_var, -85, 85)) for x in (p, q))
-    found = np.asarray(quick_log_overlap(p.mean, p.variance, q.mean, q.variance))
-    both = DiagGaussian(*(jnp.stack([getattr(e, f) for e in (p, q)]) for f in ("mean", "log_var")))
-    expected = log_overlaps(both)[0]
+    experts = experts_of(2, dim, spread, 100)
+    experts = DiagGaussian(0.1 * experts.mean, np.clip(experts.log_var, -85, 85))
+    p, q = zip(experts.mean, experts.variance, strict=True)
+    found = np.asarray(quick_log_overlap(*p, *q))
+    expected = log_overlaps(experts)[0]
     nothing = found == -np.inf
     assert (expected[nothing] < np.log(5e-10)).all()
     np.testing.assert_allclose(found[~nothing], expected[~nothing], rtol=1e-5, atol=2e-6 * dim)
