@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BLOCK = 64
 # Terms up to which the largest is found one by one, in a loop with what follows: a CPU's reduction
 # is a call of its own, which wakes a second thread.
-FEW_TERMS = 5
+FEW_TERMS = 4
 
 
 class LocationScale(ABC):

@@ -205,16 +205,13 @@ def holder_sample(
 
 def _log_power(experts: DiagGaussian, log_weights: Array, order: int, z: Array) -> Array:
     """n log sum_j w_j q_j(z)^(1/n): the pool's density without its normaliser."""
-
-    def power(q: DiagGaussian, log_w: Array) -> Array:
-        return log_w + q.log_prob(z) / order
-
     count = len(log_weights)
     if count <= MOST_DENSITIES:
-        each = (power(_part(experts, i), log_weights[i]) for i in range(count))
-        powers = jnp.stack(list(each))
+        densities = jnp.stack([_part(experts, i).log_prob(z) for i in range(count)])
     else:
-        powers = jax.vmap(power)(experts, log_weights)
+        densities = jax.vmap(lambda q: q.log_prob(z))(experts)
+    # Weighed together: each by itself, a CPU would compute its density's last steps twice.
+    powers = jax.vmap(lambda log_w, x: log_w + x / order)(log_weights, densities)
     return order * log_sum_exp(powers)
 
 
