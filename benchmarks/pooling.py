@@ -44,8 +44,8 @@ class Config:
     dims: tuple[int, ...] = (16, 64, 512)
     batches: tuple[int, ...] = (64, 1024, 4096)
     most_bytes: int = 1 << 29
-    rounds: int = 5
-    at_least: float = 0.03
+    rounds: int = 7
+    at_least: float = 0.1
     """Seconds in a round, for each side; calls that take longer are made once."""
     compiled: bool = True
     """Time torch.compile as well."""
