@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Numbers in a row that a CPU adds up at once, and that short rows are put together to.
 BLOCK = 64
-# Terms up to which the largest is found one by one, in a loop with what follows: a CPU's reduction
-# is a call of its own, which wakes a second thread.
+# Terms up to which the largest is found one by one, in a loop with what comes before and after: a
+# CPU's reduction is a call of its own. Of more, that loop is what XLA splits between threads.
 FEW_TERMS = 4
 
 
