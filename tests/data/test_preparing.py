@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -81,22 +82,30 @@ def test_what_is_killed_at_any_moment_is_prepared_anew_and_the_same(raw, cache):
     options = ["--from", str(raw), "--train-repeats", "3000"]
     command = [sys.executable, "-c", code, "data", "prepare", "mnist-svhn", *options]
 
-    def begun() -> subprocess.Popen:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def writing() -> subprocess.Popen:
+        start = time.time()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seen = False
+        while not seen and process.poll() is None:
+            time.sleep(0.001)
+            # What the last one left is older, until it is removed, which may be now.
+            with contextlib.suppress(FileNotFoundError):
+                seen = any(x.stat().st_mtime > start for x in cache.glob("datasets/.*"))
+        return process
 
-    start, process = time.monotonic(), begun()
-    while not list(cache.glob("datasets/.*")) and process.poll() is None:
+    process = writing()
+    start = time.monotonic()
+    while not prepared.is_prepared("mnist-svhn") and process.poll() is None:
         time.sleep(0.001)
-    to_writing = time.monotonic() - start
-    assert process.wait() == 0
     to_end = time.monotonic() - start
+    assert process.wait() == 0
     whole = data.load("mnist-svhn").fingerprint
 
     shutil.rmtree(cache)
     rng, stopped = np.random.default_rng(0), 0
     for _ in range(12):
-        process = begun()
-        time.sleep(rng.uniform(0.9 * to_writing, to_end))
+        process = writing()
+        time.sleep(rng.uniform(0, 1.2 * to_end))
         process.kill()
         process.wait()
         if prepared.is_prepared("mnist-svhn"):
