@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Numbers in a row that a CPU adds up at once, and that short rows are put together to.
 BLOCK = 64
 # Terms up to which the largest is found one by one, in a loop with what comes before and after: a
-# CPU's reduction is a call of its own. Of more, that loop is what XLA splits between threads.
-FEW_TERMS = 4
+# CPU's reduction is a call of its own.
+FEW_TERMS = 8
 
 
 class LocationScale(ABC):
@@ -137,14 +137,24 @@ def _sum_of_blocks(x: Float[Array, "... D"]) -> Float[Array, "..."]:
     return jnp.where(finite, total, jnp.where(total > 0.0, jnp.inf, jnp.nan))
 
 
-def log_sum_exp(x: Float[Array, "K ..."]) -> Float[Array, "..."]:
+def log_sum_exp(
+    x: Float[Array, "K ..."], largest: Array | float | None = None
+) -> Float[Array, "..."]:
     """`jax.nn.logsumexp` over the first axis.
 
     On a CPU the sum is a product with ones here too: inside a sum, exponentials are not computed
     with vector instructions.
+
+    Args:
+      x: K terms, [K, ...].
+      largest: what the largest of them is known to be near to; found if None.
+
+    Returns:
+      [...].
     """
-    largest = reduce(jnp.maximum, x) if len(x) <= FEW_TERMS else x.max(axis=0)
-    largest = jnp.where(jnp.isfinite(largest), jax.lax.stop_gradient(largest), 0.0)
+    if largest is None:
+        largest = reduce(jnp.maximum, x) if len(x) <= FEW_TERMS else x.max(axis=0)
+        largest = jnp.where(jnp.isfinite(largest), jax.lax.stop_gradient(largest), 0.0)
     each = jnp.exp(x - largest)
     total = jax.lax.platform_dependent(each, cpu=_product_of_ones, default=lambda x: x.sum(axis=0))
     return jnp.log(total) + largest

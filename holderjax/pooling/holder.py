@@ -111,7 +111,7 @@ def holder_pool(
         if order == 2
         else _weighted(log_integrals, log_weights, order)
     )
-    log_normalizer = -log_sum_exp(log_mass)
+    log_normalizer = -_log_sum(log_mass, order)
     members = np.stack([(index == j).any(axis=1) for j in range(experts.mean.shape[0])], axis=1)
     return HolderPosterior(
         components,
@@ -306,10 +306,15 @@ def _log_total(
     """log sum_k C_k; many pairs of experts are never all held."""
     count = len(log_weights)
     if order != 2 or count <= MOST_IN_TABLE:
-        return log_sum_exp(_log_masses(experts, log_weights, order, exact=False))
+        return _log_sum(_log_masses(experts, log_weights, order, exact=False), order)
     log_masses = _masses_by_rotations(experts, log_weights)
     of_rotation = jax.checkpoint(lambda places: log_sum_exp(log_masses(places)))
     return log_sum_exp(jax.lax.map(of_rotation, jnp.arange(count // 2 + 1)))
+
+
+def _log_sum(log_masses: Float[Array, "K ..."], order: int) -> Float[Array, "..."]:
+    """log sum_k C_k. Of pairs that is log(1/M) to 0, so that no largest has to be found."""
+    return log_sum_exp(log_masses, largest=0.0 if order == 2 else None)
 
 
 def _log_masses(
