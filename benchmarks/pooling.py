@@ -11,7 +11,8 @@ holds a dozen of them.
 
 On a CPU both compute in the thread that calls. PyTorch always does; JAX by default hands each call
 to another thread (``--asynchronous``), which helps who has something else to do meanwhile, and adds
-the time to wake two threads where each result is waited for, as here.
+the time to wake two threads where each result is waited for, as here. ``--calls-per-wait 100`` is
+for callers who go on before they have the result.
 
 What must move at least is every expert and point once, and the densities: 4 (2 M D + D + 1) B
 bytes. Peak memory is what XLA plans for a program beside its arguments and results.
@@ -51,11 +52,22 @@ class Config:
     """Time torch.compile as well."""
     asynchronous: bool = False
     """Leave JAX's dispatch on a CPU as it is by default."""
+    calls_per_wait: int = 1
+    """Calls made, of either side, before the results of all of them are waited for."""
     memory_modalities: tuple[int, ...] = (96, 128, 192, 256)
     """Up to 64 a table of their overlaps is made, so that they do not compare."""
     memory_batch: int = 256
     memory_dim: int = 64
     out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """Forward and gradient of an implementation, ready to be called, and the wait for results."""
+
+    forward: Callable[[], object]
+    gradient: Callable[[], object]
+    wait: Callable[[list[object]], object]
 
 
 def peer_log_prob(mean: torch.Tensor, log_var: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -80,59 +92,57 @@ def our_log_prob(mean: jax.Array, log_var: jax.Array, z: jax.Array) -> jax.Array
     return holder_log_prob(DiagGaussian(mean, log_var), z)
 
 
-def sides(arrays: list[np.ndarray], config: Config) -> dict[str, dict[str, Callable[[], object]]]:
-    """Forward and gradient of each side, by its name, ready to be called."""
+def sides(arrays: list[np.ndarray], config: Config) -> dict[str, Side]:
+    """The implementations by name."""
     ours = [jnp.asarray(x) for x in arrays]
     device = "cuda" if jax.devices()[0].platform == "gpu" else "cpu"
     theirs = [torch.from_numpy(x).to(device) for x in arrays]
     forward = jax.jit(our_log_prob)
     gradient = jax.jit(jax.value_and_grad(lambda *x: our_log_prob(*x).sum(), argnums=(0, 1, 2)))
 
-    def peer(log_prob: Callable[..., torch.Tensor]) -> dict[str, Callable[[], object]]:
-        def wait(result: object) -> object:
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return result
-
-        def forward() -> object:
+    def peer(log_prob: Callable[..., torch.Tensor]) -> Side:
+        def forward() -> torch.Tensor:
             with torch.no_grad():
-                return wait(log_prob(*theirs))
+                return log_prob(*theirs)
 
         def gradient() -> object:
             leaves = [x.detach().requires_grad_() for x in theirs]
-            return wait(torch.autograd.grad(log_prob(*leaves).sum(), leaves))
+            return torch.autograd.grad(log_prob(*leaves).sum(), leaves)
 
-        return {"forward": forward, "gradient": gradient}
+        def wait(results: list[object]) -> None:
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return Side(forward, gradient, wait)
 
     found = {
-        "holderjax": {
-            "forward": lambda: jax.block_until_ready(forward(*ours)),
-            "gradient": lambda: jax.block_until_ready(gradient(*ours)),
-        },
+        "holderjax": Side(lambda: forward(*ours), lambda: gradient(*ours), jax.block_until_ready),
         "eager": peer(peer_log_prob),
     }
     if config.compiled:
         torch.compiler.reset()
         found["compiled"] = peer(torch.compile(peer_log_prob, dynamic=False))
-    ours_now = np.asarray(found["holderjax"]["forward"]())
-    theirs_now = found["eager"]["forward"]().cpu().numpy()
+    ours_now = np.asarray(found["holderjax"].forward())
+    theirs_now = found["eager"].forward().cpu().numpy()
     np.testing.assert_allclose(ours_now, theirs_now, rtol=1e-4, atol=1e-3)
     return found
 
 
-def seconds(call: Callable[[], object], at_least: float) -> float:
+def seconds(
+    call: Callable[[], object], wait: Callable[[list[object]], object], config: Config
+) -> float:
     """The median of calls that take ``at_least`` seconds together, after one that is not timed.
 
     That one compiles, and the threads of the other side, which wait for more work by spinning, have
     gone to sleep when it ends.
     """
-    call()
+    wait([call()])
     times = []
-    while not times or sum(times) < at_least:
+    while not times or sum(times) < config.at_least:
         start = time.perf_counter()
-        call()
+        wait([call() for _ in range(config.calls_per_wait)])
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(times) / config.calls_per_wait
 
 
 def measure(count: int, batch: int, dim: int, config: Config) -> list[dict[str, object]]:
@@ -145,7 +155,8 @@ def measure(count: int, batch: int, dim: int, config: Config) -> list[dict[str, 
         times: dict[str, list[float]] = {name: [] for name in functions}
         for _ in range(config.rounds):
             for name, each in functions.items():
-                times[name].append(seconds(each[kind], config.at_least))
+                call = {"forward": each.forward, "gradient": each.gradient}[kind]
+                times[name].append(seconds(call, each.wait, config))
         medians = {name: statistics.median(each) for name, each in times.items()}
         ratios = {name: medians["holderjax"] / x for name, x in medians.items()}
         del ratios["holderjax"]
