@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -99,9 +100,10 @@ class Checkpoints:
         try:
             with naming(self.folder):
                 yield
-        except OSError:
-            raise
         except Exception as error:
+            _clear_frames(error)
+            if isinstance(error, OSError):
+                raise
             reason = str(error).strip().split("\n")[0][:300]
             raise OSError(f"{self.folder}: a checkpoint could not be written: {reason}") from error
 
@@ -295,6 +297,17 @@ def quiet_abandoned_work() -> Iterator[None]:
         sys.unraisablehook = hook
         for each in loggers:
             each.removeFilter(keep)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go of what the frames that an error came through hold.
+
+    Orbax's hold its other writes, and a failed one reports where it is collected: within
+    `quiet_abandoned_work` it is to be, and not whenever the error is dropped.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def state_digest(state: Any) -> str:

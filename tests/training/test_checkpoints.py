@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -194,3 +196,35 @@ def test_an_unknown_choice_is_an_error(written: Path) -> None:
         pytest.raises(ValueError, match="expected 'last' or 'best', got 'worst'"),
     ):
         checkpoints.restore(state(0), FACTS, "worst")
+
+
+def test_the_other_writes_of_one_that_failed_stay_quiet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Several arrays fail; some while the first is being told, whose errors nobody asks for."""
+
+    async def write(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        raise ValueError(f"no room in turn {turns}")
+
+    async def write_all() -> None:
+        writes = asyncio.gather(*map(write, range(8)))
+        await writes
+
+    def save(*_: object, **__: object) -> None:
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(write_all())
+        finally:
+            loop.close()
+
+    checkpoints = Checkpoints(folder, keep=2)
+    monkeypatch.setattr(checkpoints._manager, "save", save)
+    message = "could not be written: no room in turn 0"
+    with pytest.raises(OSError, match=message) as raised, checkpoints:
+        checkpoints.save(state(50), 50, 2.0, FACTS)
+    assert str(folder) in str(raised.value)
+    del raised
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
