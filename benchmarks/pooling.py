@@ -63,11 +63,12 @@ class Config:
 
 @dataclass(frozen=True)
 class Side:
-    """Forward and gradient of an implementation, ready to be called, and the wait for results."""
+    """An implementation."""
 
-    forward: Callable[[], object]
-    gradient: Callable[[], object]
+    calls: dict[str, Callable[[], object]]
+    """Forward and gradient, ready to be called."""
     wait: Callable[[list[object]], object]
+    """Returns once results are there."""
 
 
 def peer_log_prob(mean: torch.Tensor, log_var: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -113,17 +114,20 @@ def sides(arrays: list[np.ndarray], config: Config) -> dict[str, Side]:
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        return Side(forward, gradient, wait)
+        return Side({"forward": forward, "gradient": gradient}, wait)
 
     found = {
-        "holderjax": Side(lambda: forward(*ours), lambda: gradient(*ours), jax.block_until_ready),
+        "holderjax": Side(
+            {"forward": lambda: forward(*ours), "gradient": lambda: gradient(*ours)},
+            jax.block_until_ready,
+        ),
         "eager": peer(peer_log_prob),
     }
     if config.compiled:
         torch.compiler.reset()
         found["compiled"] = peer(torch.compile(peer_log_prob, dynamic=False))
-    ours_now = np.asarray(found["holderjax"].forward())
-    theirs_now = found["eager"].forward().cpu().numpy()
+    ours_now = np.asarray(found["holderjax"].calls["forward"]())
+    theirs_now = found["eager"].calls["forward"]().cpu().numpy()
     np.testing.assert_allclose(ours_now, theirs_now, rtol=1e-4, atol=1e-3)
     return found
 
@@ -155,8 +159,7 @@ def measure(count: int, batch: int, dim: int, config: Config) -> list[dict[str, 
         times: dict[str, list[float]] = {name: [] for name in functions}
         for _ in range(config.rounds):
             for name, each in functions.items():
-                call = {"forward": each.forward, "gradient": each.gradient}[kind]
-                times[name].append(seconds(call, each.wait, config))
+                times[name].append(seconds(each.calls[kind], each.wait, config))
         medians = {name: statistics.median(each) for name, each in times.items()}
         ratios = {name: medians["holderjax"] / x for name, x in medians.items()}
         del ratios["holderjax"]

@@ -101,7 +101,9 @@ class Checkpoints:
             with naming(self.folder):
                 yield
         except Exception as error:
-            _clear_frames(error)
+            # Orbax's frames hold its other writes. Those that failed as well report where they are
+            # collected: in the block of `quiet_abandoned_work`, not when the error is dropped.
+            traceback.clear_frames(error.__traceback__)
             if isinstance(error, OSError):
                 raise
             reason = str(error).strip().split("\n")[0][:300]
@@ -297,17 +299,6 @@ def quiet_abandoned_work() -> Iterator[None]:
         sys.unraisablehook = hook
         for each in loggers:
             each.removeFilter(keep)
-
-
-def _clear_frames(error: BaseException | None) -> None:
-    """Let go of what the frames that an error came through hold.
-
-    Orbax's hold its other writes, and a failed one reports where it is collected: within
-    `quiet_abandoned_work` it is to be, and not whenever the error is dropped.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def state_digest(state: Any) -> str:
